@@ -1,8 +1,9 @@
 //! `index rebuild`, `list` and `plan` by the program itself on a repository of real sealed segments.
 //!
-//! A segment is one megabyte with a hundred commits in it and a switch behind them, so that its object is small and 20,000 of them take
-//! 200 MB; a digest of a busy segment of 16 MiB is some ten times as long. Each reads its trailer, so what a rebuild takes is a matter of how many
-//! objects there are. "Cold": nothing of the repository and of the index is in memory.
+//! A segment is one megabyte with a hundred commits in it and a switch behind them, so that its object is small and
+//! 20,000 of them take 200 MB; a digest of a busy segment of 16 MiB is some ten times as long. Each reads its trailer,
+//! so what a rebuild takes is a matter of how many objects there are. "Cold": nothing of the repository and of the
+//! index is in memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,8 @@ fn segment(number: u64) -> (SegmentName, Bytes) {
     (SegmentName::new(TimelineId::FIRST, SegmentNo::new(number), size).unwrap(), bytes.into())
 }
 
-/// A record of a resource manager, with its transaction and its body; the CRC is that of the body and then of the header.
+/// A record of a resource manager, with its transaction and its body; the CRC is that of the body and then of the
+/// header.
 fn record(bytes: &mut Vec<u8>, previous: u64, (manager, info): (u8, u8), (xid, body): (u32, &[u8])) {
     let mut header = Vec::new();
     header.extend((24 + body.len() as u32).to_le_bytes());

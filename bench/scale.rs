@@ -1,13 +1,16 @@
-//! The index of a busy cluster's year: 2 million segments, which is 32 TB of log, each hundredth from a peak of 10,000 commits a second.
+//! The index of a busy cluster's year: 2 million segments, which is 32 TB of log, each hundredth from a peak of 10,000
+//! commits a second.
 //!
-//! Says how large it is, how long it takes to make, and how long to find a moment, a transaction and a position in it, at once and after it was
-//! opened anew with nothing of it in memory; and what `list` and `plan` ask of the whole. The log itself is made up: what the repository
-//! takes to give a digest comes on top, one small read for each answer. What the limit of taking in is: a core decodes about 1 GB/s of log, which
-//! is 64 segments.
+//! Says how large it is, how long it takes to make, and how long to find a moment, a transaction and a position in it,
+//! at once and after it was opened anew with nothing of it in memory; and what `list` and `plan` ask of the whole. The
+//! log itself is made up: what the repository takes to give a digest comes on top, one small read for each answer. What
+//! the limit of taking in is: a core decodes about 1 GB/s of log, which is 64 segments.
 //!
-//! Then the same with the program itself and a repository of real objects ([`objects`]): `index rebuild`, `list`, `plan`.
+//! Then the same with the program itself and a repository of real objects ([`objects`]): `index rebuild`, `list`,
+//! `plan`.
 //!
-//! `cargo bench --bench scale -- 100000 5000` makes smaller ones; 0 leaves one out. Needs a gigabyte of disk for 2 million, and removes it.
+//! `cargo bench --bench scale -- 100000 5000` makes smaller ones; 0 leaves one out. Needs a gigabyte of disk for 2
+//! million, and removes it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -241,7 +244,8 @@ fn forget(dir: &Path) {
 
 type Times = Vec<(&'static str, Vec<Duration>)>;
 
-/// Each question asked so many times of random places. `cold`: each time of an index that was just opened, of whose files nothing is in memory.
+/// Each question asked so many times of random places. `cold`: each time of an index that was just opened, of whose
+/// files nothing is in memory.
 fn measure(dir: &Path, segments: u64, times: u64, cold: bool) -> Times {
     let mut all: Times = QUESTIONS.iter().map(|(name, _)| (*name, Vec::new())).collect();
     let mut opening = Vec::new();

@@ -1,7 +1,7 @@
 //! Sealing and opening, beside zstd and AES-256-GCM alone on the same bytes in the same run.
 //!
-//! The limit: sealing within 1.2 times the sum of zstd and AES-GCM alone, on one thread. The BLAKE3 of the content, by which segments are
-//! compared, comes on top of that sum.
+//! The limit: sealing within 1.2 times the sum of zstd and AES-GCM alone, on one thread. The BLAKE3 of the content, by
+//! which segments are compared, comes on top of that sum.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use divan::counter::BytesCount;
@@ -15,7 +15,8 @@ use walkeep::vault::seal::{
 const LEN: usize = 16 << 20;
 const FRAME: usize = SealSpec::DEFAULT_FRAME_BYTES as usize;
 
-/// 16 MiB that compress about as steady WAL does at level 1, three to one: short records of counters, few distinct fields, and noise.
+/// 16 MiB that compress about as steady WAL does at level 1, three to one: short records of counters, few distinct
+/// fields, and noise.
 fn wal_like() -> Vec<u8> {
     let mut noise = blake3::Hasher::new().finalize_xof();
     let mut bytes = Vec::with_capacity(LEN + 64);

@@ -1,7 +1,8 @@
 //! Decoding and digesting WAL, beside what neither can be faster than, on the same bytes in the same run.
 //!
-//! The bytes are real: the steady state of pgbench, some 15 records to the kilobyte. To be at least 1 GB/s on one core, digest included.
-//! The limits: a copy of the bytes, CRC-32C of all of them in one call, and BLAKE3 of all of them, which a digest contains.
+//! The bytes are real: the steady state of pgbench, some 15 records to the kilobyte. To be at least 1 GB/s on one core,
+//! digest included. The limits: a copy of the bytes, CRC-32C of all of them in one call, and BLAKE3 of all of them,
+//! which a digest contains.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -72,7 +73,8 @@ fn decode_in_pieces_of_128_kib(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// All that ingest does with a segment's bytes before it seals them: decode, commit index, events, BLAKE3, and the digest as bytes.
+/// All that ingest does with a segment's bytes before it seals them: decode, commit index, events, BLAKE3, and the
+/// digest as bytes.
 #[divan::bench]
 fn digest_to_bytes(bencher: Bencher<'_, '_>) {
     let log = Log::steady();

@@ -1,7 +1,8 @@
 //! The control socket: how a short-lived command hands its work to a running service, and asks how it does.
 //!
-//! A Unix socket in the state directory, for its owner alone. One request is one line of JSON, and so is its answer; a connection carries any
-//! number of them, one after the other. What a request means is not known here: the service brings a [`ControlHandler`].
+//! A Unix socket in the state directory, for its owner alone. One request is one line of JSON, and so is its answer; a
+//! connection carries any number of them, one after the other. What a request means is not known here: the service
+//! brings a [`ControlHandler`].
 
 use std::fs;
 use std::future::Future;
@@ -29,8 +30,8 @@ const MAX_LINE_BYTES: u64 = 64 << 10;
 /// Connections served at once. PostgreSQL runs one `archive_command` at a time; a few more may ask for the status.
 const MAX_CONNECTIONS: usize = 16;
 
-/// How long a client waits for the service to take its connection and its request. A service that is alive does so in a moment; one that
-/// is not must not hold up `archive_command`, which can do without it.
+/// How long a client waits for the service to take its connection and its request. A service that is alive does so in a
+/// moment; one that is not must not hold up `archive_command`, which can do without it.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection may lie idle before the service closes it.
@@ -132,10 +133,12 @@ impl HasKind for ControlError {
     }
 }
 
-/// Asks the service whose state directory this is, and waits up to `patience` for the answer once the request was taken.
+/// Asks the service whose state directory this is, and waits up to `patience` for the answer once the request was
+/// taken.
 ///
 /// # Errors
-/// [`ControlError::NotListening`] or [`ControlError::NoAnswer`]. After the latter the request may have been carried out.
+/// [`ControlError::NotListening`] or [`ControlError::NoAnswer`]. After the latter the request may have been carried
+/// out.
 pub async fn send_request(
     state_dir: &Path,
     request: &ControlRequest,

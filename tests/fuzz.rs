@@ -1,5 +1,5 @@
-//! Every fuzz target without a fuzzer: its corpus, and some thousand seeded mutations of it, within the ordinary tests. `make fuzz` searches
-//! for as long as one likes.
+//! Every fuzz target without a fuzzer: its corpus, and some thousand seeded mutations of it, within the ordinary tests.
+//! `make fuzz` searches for as long as one likes.
 
 #![allow(
     clippy::expect_used,

@@ -1,8 +1,10 @@
-//! Files that survive a power cut: temporary file, fsync, rename, fsync of the directory. The only caller of `fs::rename`.
+//! Files that survive a power cut: temporary file, fsync, rename, fsync of the directory. The only caller of
+//! `fs::rename`.
 //!
-//! Each function returns only once its effect is on stable storage, as far as the file system tells the truth. All of them block, so async
-//! code calls them through `spawn_blocking`. After a failed fsync the kernel may have dropped the very pages it could not write, so nothing
-//! here syncs the same file twice: the temporary file is removed and the caller starts over.
+//! Each function returns only once its effect is on stable storage, as far as the file system tells the truth. All of
+//! them block, so async code calls them through `spawn_blocking`. After a failed fsync the kernel may have dropped the
+//! very pages it could not write, so nothing here syncs the same file twice: the temporary file is removed and the
+//! caller starts over.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -32,7 +34,8 @@ impl DurableError {
     }
 }
 
-/// A file under construction beside its final place. Dropped without a [`StagedFile::publish`] or [`StagedFile::publish_new`], it is removed.
+/// A file under construction beside its final place. Dropped without a [`StagedFile::publish`] or
+/// [`StagedFile::publish_new`], it is removed.
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
@@ -40,7 +43,8 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Creates `path` anew for writing, with the given permission bits; whatever a crashed writer left under this name is removed first.
+    /// Creates `path` anew for writing, with the given permission bits; whatever a crashed writer left under this name
+    /// is removed first.
     ///
     /// `path` must be in the directory of the final name, and must be used by one writer at a time.
     ///
@@ -135,7 +139,8 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableE
     staged.publish(path)
 }
 
-/// Renames `from`, whose content must already be synced, to `to`, over whatever is there, and syncs the directories of both.
+/// Renames `from`, whose content must already be synced, to `to`, over whatever is there, and syncs the directories of
+/// both.
 ///
 /// # Errors
 /// What the operating system said.
@@ -145,7 +150,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
     sync_parents(from, to)
 }
 
-/// Renames `from`, whose content must already be synced, to `to`, which must not exist, and syncs the directories of both.
+/// Renames `from`, whose content must already be synced, to `to`, which must not exist, and syncs the directories of
+/// both.
 ///
 /// # Errors
 /// `AlreadyExists` as [`DurableError::kind`] if `to` exists, or what else the operating system said.
@@ -208,8 +214,8 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// The file system that the directory `path` is on. To be opened before anything is written: the kernel reports what it could not
-    /// write since then.
+    /// The file system that the directory `path` is on. To be opened before anything is written: the kernel reports
+    /// what it could not write since then.
     ///
     /// # Errors
     /// What the operating system said.

@@ -1,7 +1,9 @@
-//! How protected we are now: what `walkeep health` says of a cluster ([`cluster`]) and of a Redis instance ([`instance`]).
+//! How protected we are now: what `walkeep health` says of a cluster ([`cluster`]) and of a Redis instance
+//! ([`instance`]).
 //!
-//! `look` gathers what the archive, the server and the disks say, `judge` makes findings of it, which is pure. One bad finding, and it is not
-//! healthy. What cannot be told is bad too: nobody should learn in the middle of a restore that nobody had looked.
+//! `look` gathers what the archive, the server and the disks say, `judge` makes findings of it, which is pure. One bad
+//! finding, and it is not healthy. What cannot be told is bad too: nobody should learn in the middle of a restore that
+//! nobody had looked.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,7 +67,8 @@ impl Findings {
         self.0.push(Finding { level, subject, text: text.into() });
     }
 
-    /// How old the newest backup is, which took from `started_at` to `finished_at`, and whether another one was due since. `command` takes one.
+    /// How old the newest backup is, which took from `started_at` to `finished_at`, and whether another one was due
+    /// since. `command` takes one.
     pub(crate) fn add_backup_age(
         &mut self,
         times: (Timestamp, Timestamp),

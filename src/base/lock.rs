@@ -1,7 +1,8 @@
 //! A file's lock (flock(2)) that ends when its holder drops it.
 //!
-//! Closing the file would not do: a process forked at that moment has it open too until it becomes the program it was forked for, and the lock
-//! is everybody's who has the file open. Whoever takes the lock next would be told that it is in use, by nobody.
+//! Closing the file would not do: a process forked at that moment has it open too until it becomes the program it was
+//! forked for, and the lock is everybody's who has the file open. Whoever takes the lock next would be told that it is
+//! in use, by nobody.
 
 use std::fs::{File, TryLockError};
 

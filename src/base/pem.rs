@@ -1,4 +1,5 @@
-//! Certificates and keys out of files in PEM form, for every adapter that speaks TLS. What they are good for is the adapter's business.
+//! Certificates and keys out of files in PEM form, for every adapter that speaks TLS. What they are good for is the
+//! adapter's business.
 
 use std::path::{Path, PathBuf};
 

@@ -50,7 +50,8 @@ impl<O> PendingResult<O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> WorkerStage<I, O> {
-    /// Starts `threads` threads named `name`. At most `depth` items are waiting or being worked on; submitting more waits.
+    /// Starts `threads` threads named `name`. At most `depth` items are waiting or being worked on; submitting more
+    /// waits.
     ///
     /// # Errors
     /// The operating system gave no thread.
@@ -118,7 +119,8 @@ impl<'a, I: Send + 'static, O: Send + 'static> OrderedStage<'a, I, O> {
         Ok(())
     }
 
-    /// Waits for the oldest item's result; `None` if none is outstanding. Not cancel safe: dropped while it waits, that result is lost.
+    /// Waits for the oldest item's result; `None` if none is outstanding. Not cancel safe: dropped while it waits, that
+    /// result is lost.
     ///
     /// # Errors
     /// [`StageLostError`] if that item's work panicked; later items are not affected.
@@ -156,8 +158,8 @@ impl Budget {
         Budget { kibibytes: Arc::new(Semaphore::new(total as usize)), total }
     }
 
-    /// Waits until `bytes` are free and takes them. A request larger than the whole budget waits for all of it, so that a segment of 1 GiB
-    /// still gets through a smaller budget, alone.
+    /// Waits until `bytes` are free and takes them. A request larger than the whole budget waits for all of it, so that
+    /// a segment of 1 GiB still gets through a smaller budget, alone.
     pub async fn take(&self, bytes: u64) -> Option<Share> {
         let wanted = to_kibibytes(bytes).min(self.total);
         // The semaphore is never closed.

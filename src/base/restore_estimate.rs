@@ -1,7 +1,9 @@
-//! How long a restore takes on this machine: a rough model of files and log, set right by the restores that were measured here.
+//! How long a restore takes on this machine: a rough model of files and log, set right by the restores that were
+//! measured here.
 //!
-//! Replay costs time for each byte that is read and applied and for each record; which of them counts depends on the workload, so the model
-//! has both. What it gets wrong about a machine it gets wrong each time by about the same factor, which is what is measured.
+//! Replay costs time for each byte that is read and applied and for each record; which of them counts depends on the
+//! workload, so the model has both. What it gets wrong about a machine it gets wrong each time by about the same
+//! factor, which is what is measured.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,8 @@ use crate::base::durable;
 const FILE_BYTES_PER_SECOND: f64 = 300.0 * MIB;
 /// Bytes of log that replay reads in a second where records are few and large.
 const WAL_BYTES_PER_SECOND: f64 = 200.0 * MIB;
-/// Records that replay applies in a second. With the bytes that makes 55 MB/s of steady pgbench WAL, of which 50 to 65 were measured.
+/// Records that replay applies in a second. With the bytes that makes 55 MB/s of steady pgbench WAL, of which 50 to 65
+/// were measured.
 const WAL_RECORDS_PER_SECOND: f64 = 750_000.0;
 const MIB: f64 = 1_048_576.0;
 
@@ -67,7 +70,8 @@ fn model_replay_seconds(work: &RestoreWork) -> f64 {
 }
 
 impl RestoreEstimator {
-    /// What was measured of `cluster` and kept under `state_dir`; nothing where there is no such file, or none that can be read.
+    /// What was measured of `cluster` and kept under `state_dir`; nothing where there is no such file, or none that can
+    /// be read.
     #[must_use]
     pub fn load(state_dir: &Path, cluster: &str) -> RestoreEstimator {
         let read = std::fs::read(state_file(state_dir, cluster)).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));

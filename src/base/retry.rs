@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::base::clock::Clock;
 
-/// What a failed operation's caller can do about it. Every adapter's error answers `class()`; nothing else decides a retry.
+/// What a failed operation's caller can do about it. Every adapter's error answers `class()`; nothing else decides a
+/// retry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorClass {
     /// The same call may succeed later: network, time-out, a server that is starting.
@@ -16,8 +17,8 @@ pub enum ErrorClass {
     Conflict,
 }
 
-/// How to pause between attempts: each pause is twice the one before, cut at `longest`, and a random half of it is left out so that many
-/// clients of a server that comes back don't arrive together.
+/// How to pause between attempts: each pause is twice the one before, cut at `longest`, and a random half of it is left
+/// out so that many clients of a server that comes back don't arrive together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RetryPolicy {
     /// The pause after the first failure.
@@ -38,7 +39,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Begins at `now`, the clock's [`Clock::elapsed`]. `seed` decides the random part: the same seed gives the same pauses.
+    /// Begins at `now`, the clock's [`Clock::elapsed`]. `seed` decides the random part: the same seed gives the same
+    /// pauses.
     #[must_use]
     pub fn new(policy: RetryPolicy, now: Duration, seed: u64) -> Backoff {
         let deadline = policy.total.map(|total| now.saturating_add(total));

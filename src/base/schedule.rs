@@ -34,7 +34,8 @@ fn day_matches(day: &str, weekday: &str, civil: DateTime) -> bool {
     if day.starts_with('*') || weekday.starts_with('*') { on_day && on_weekday } else { on_day || on_weekday }
 }
 
-/// Whether `value` is one of those that a field names. A star is `all`: a step of it begins with the lowest, which is 1 for days and months.
+/// Whether `value` is one of those that a field names. A star is `all`: a step of it begins with the lowest, which is 1
+/// for days and months.
 fn field_matches(text: &str, value: i8, all: RangeInclusive<i8>) -> bool {
     text.split(',').any(|part| {
         let (range, step) = part.split_once('/').map_or((part, "1"), |(range, step)| (range, step));

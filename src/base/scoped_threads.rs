@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 /// More threads than this are never started for one object, whatever was asked for.
 const MAX_THREADS: usize = 64;
 
-/// Applies `work` to every item, on the calling thread and up to `threads - 1` others, and returns the results in the items' order. After a
-/// first error no further item is begun; of several errors one is returned.
+/// Applies `work` to every item, on the calling thread and up to `threads - 1` others, and returns the results in the
+/// items' order. After a first error no further item is begun; of several errors one is returned.
 pub(crate) fn map_on_threads<T, R, E>(
     items: impl ExactSizeIterator<Item = T> + Send,
     threads: usize,

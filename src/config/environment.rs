@@ -38,7 +38,8 @@ impl ProcessEnvironment {
             .map(|(name, value)| (name.as_str(), value.reveal()))
     }
 
-    /// `PGHOST`, `PGPASSFILE` and the rest, as libpq takes them, with `HOME` and `USER` to find `~/.pgpass` and the default user.
+    /// `PGHOST`, `PGPASSFILE` and the rest, as libpq takes them, with `HOME` and `USER` to find `~/.pgpass` and the
+    /// default user.
     #[must_use]
     pub fn postgres_variables(&self) -> BTreeMap<String, String> {
         self.with_prefix(&["PG", "HOME", "USER", "LOGNAME"])

@@ -1,7 +1,8 @@
 //! The configuration file and the environment, turned into values that are known to be usable.
 //!
-//! The file is TOML ([`Config::read`]). Unknown keys, bad values and combinations that cannot work are refused with file, line and the
-//! nearest valid name; nothing is guessed and nothing is ignored. Only this module reads the process's environment.
+//! The file is TOML ([`Config::read`]). Unknown keys, bad values and combinations that cannot work are refused with
+//! file, line and the nearest valid name; nothing is guessed and nothing is ignored. Only this module reads the
+//! process's environment.
 
 mod section;
 #[cfg(test)]
@@ -173,7 +174,8 @@ impl Config {
         }
     }
 
-    /// What a name means where it may be either; without one the only cluster, or in a configuration without clusters the only instance.
+    /// What a name means where it may be either; without one the only cluster, or in a configuration without clusters
+    /// the only instance.
     ///
     /// # Errors
     /// A message that names what there is.

@@ -20,7 +20,8 @@ pub struct RepositoryConfig {
     pub url: Url,
     /// How far back every moment stays restorable; for ever if not given.
     pub retention: Option<SignedDuration>,
-    /// Credentials and endpoint from the file, under the names `object_store` gives them. The environment's are not among them.
+    /// Credentials and endpoint from the file, under the names `object_store` gives them. The environment's are not
+    /// among them.
     pub settings: BTreeMap<String, Secret>,
 }
 

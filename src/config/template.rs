@@ -1,4 +1,5 @@
-//! The file that `walkeep init` writes: short, with comments that help, and read back by [`super::Config::parse`] before it is kept.
+//! The file that `walkeep init` writes: short, with comments that help, and read back by [`super::Config::parse`]
+//! before it is kept.
 
 use std::path::Path;
 

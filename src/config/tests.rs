@@ -73,7 +73,8 @@ const WRONG: [(&str, &str); 38] = [
     ),
     (
         "[postgres.main]\nzzz = 1\n",
-        "6: [postgres.main] has no key \"zzz\"; it has connection, slot, application-name, backup, acknowledge, copy-every",
+        "6: [postgres.main] has no key \"zzz\"; it has connection, slot, application-name, backup, acknowledge, \
+            copy-every",
     ),
     ("[postgres.main]\nconnection = 5\n", "6: connection must be text in quotes, not an integer"),
     (
@@ -91,11 +92,13 @@ const WRONG: [(&str, &str); 38] = [
     ),
     (
         "[postgres.main]\nconnection = \"host=a\"\nslot = \"Walkeep\"\n",
-        "7: slot = \"Walkeep\" of [postgres.main]: \"Walkeep\" is no name for a replication slot; lower-case letters, digits and underscores are allowed, at most 63",
+        "7: slot = \"Walkeep\" of [postgres.main]: \"Walkeep\" is no name for a replication slot; lower-case letters, \
+            digits and underscores are allowed, at most 63",
     ),
     (
         "[postgres.main]\nconnection = \"host=a\"\nbackup = \"daily\"\n",
-        "7: backup = \"daily\" of [postgres.main]: a schedule has five fields: minute, hour, day, month, weekday, like \"0 2 * * *\"",
+        "7: backup = \"daily\" of [postgres.main]: a schedule has five fields: minute, hour, day, month, weekday, \
+            like \"0 2 * * *\"",
     ),
     (
         "[postgres.\"a/b\"]\n",
@@ -135,7 +138,8 @@ const WRONG: [(&str, &str); 38] = [
     ("[redis.main]\n[postgres.main]\n", "5: [redis.main] and [postgres.main] would share a folder; rename one of them"),
     (
         "[redis.a]\nurl = \"redis://u@h\"\n",
-        "6: url: it names a user and no password; write redis://host:6379, rediss://host:6379 for TLS, or unix:///run/redis/redis.sock",
+        "6: url: it names a user and no password; write redis://host:6379, rediss://host:6379 for TLS, or \
+            unix:///run/redis/redis.sock",
     ),
     ("[redis.a]\nsentinels = [\"h:1\"]\n", "6: the Sentinels need the master's name; add master = \"mymaster\""),
     (
@@ -261,7 +265,8 @@ fn relative_paths_are_taken_from_the_files_folder() {
 #[test]
 fn a_store_is_reached_by_keys_of_its_own() {
     let text = format!(
-        "{PLAIN}[repository.s3]\nurl = \"s3://b\"\nregion = \"there\"\nsecret-access-key = \"hush\"\nallow-http = true\n"
+        "{PLAIN}[repository.s3]\nurl = \"s3://b\"\nregion = \"there\"\nsecret-access-key = \"hush\"\nallow-http = \
+            true\n"
     );
     let config = parse(&text).unwrap();
     let seen: Vec<(&str, &str)> =
@@ -273,7 +278,8 @@ fn a_store_is_reached_by_keys_of_its_own() {
 #[test]
 fn secrets_never_show() {
     let text = format!(
-        "{REPOSITORY}[encryption]\nkey-command = \"vault --token=hush\"\n[postgres.main]\nconnection = \"host=a password=hush\"\n"
+        "{REPOSITORY}[encryption]\nkey-command = \"vault --token=hush\"\n[postgres.main]\nconnection = \"host=a \
+            password=hush\"\n"
     );
     let shown = format!("{:?}", parse(&text).unwrap());
     assert!(!shown.contains("hush"), "{shown}");

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 use crate::vault::seal::compress::CompressionLevel;
 
-/// Checks a name. That of a cluster or an instance becomes a folder in the repository; a repository's follows the same rule.
+/// Checks a name. That of a cluster or an instance becomes a folder in the repository; a repository's follows the same
+/// rule.
 pub fn parse_name<N: FromStr>(text: &str) -> Result<N, String> {
     let rule = "a letter or digit, then up to 62 letters, digits, - and _, and not the word keys";
     text.parse().ok().ok_or_else(|| format!("{text:?} is no name; use {rule}"))

@@ -16,7 +16,7 @@ pub enum JointError {
         /// The cluster.
         cluster: String,
         /// The reason.
-        source: postgres::restore::RestoreError,
+        source: Box<postgres::restore::RestoreError>,
     },
     /// The instance cannot be planned.
     #[error("cannot plan a restore of {instance}")]
@@ -69,7 +69,7 @@ pub enum JointError {
         /// The instance.
         instance: String,
         /// How much is missing.
-        source: redis::restore::RestoreError,
+        source: Box<redis::restore::RestoreError>,
     },
 }
 

@@ -180,7 +180,8 @@ async fn plan_postgres(
 ) -> Result<RestorePlan, JointError> {
     let cluster = planner.archive().cluster().to_string();
     let target = RestoreRequest::at_time(PgTime::from_timestamp(moment)).or_nearest(nearest);
-    let plan = planner.plan(target).await.map_err(|source| JointError::PlanPostgres { cluster, source })?;
+    let plan =
+        planner.plan(target).await.map_err(|source| JointError::PlanPostgres { cluster, source: Box::new(source) })?;
     match &request.pgdata {
         Some(pgdata) => Ok(planner.check_destination(plan, pgdata)?),
         None => Ok(plan),

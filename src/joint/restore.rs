@@ -53,7 +53,7 @@ pub fn check_free_space(
     Err(JointError::SharedFileSystem {
         cluster: plan.cluster_name().to_owned(),
         instance: plan.instance_name().to_owned(),
-        source: RestoreError::NotEnoughSpace { dir: redis_dir.to_owned(), needed, free },
+        source: Box::new(RestoreError::NotEnoughSpace { dir: redis_dir.to_owned(), needed, free }),
     })
 }
 

@@ -1,7 +1,7 @@
 //! The PostgreSQL wing: WAL and base backups in, exact restores out.
 //!
-//! `format` and `wal` are pure: bytes in, values out. `wire`, `sql` and `index` each own one foreign system. `archive` joins them with the vault;
-//! the flows after it are the verbs of the command line, and never import one another.
+//! `format` and `wal` are pure: bytes in, values out. `wire`, `sql` and `index` each own one foreign system. `archive`
+//! joins them with the vault; the flows after it are the verbs of the command line, and never import one another.
 
 pub mod format;
 pub mod wal;

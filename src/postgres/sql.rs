@@ -1,7 +1,7 @@
 //! Ordinary SQL: settings, slots, privileges, a WAL switch. The only user of tokio-postgres.
 //!
-//! It connects with the same [`Conninfo`] and the same meanings of `sslmode` as [`crate::postgres::wire`], and asks small questions. What is
-//! wrong with the answers, and what to do about it, is the business of whoever asked.
+//! It connects with the same [`Conninfo`] and the same meanings of `sslmode` as [`crate::postgres::wire`], and asks
+//! small questions. What is wrong with the answers, and what to do about it, is the business of whoever asked.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -270,7 +270,8 @@ impl SqlSession {
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.
     pub async fn wal_position(&self) -> Result<ServerWalPosition, SqlError> {
-        // pg_walfile_name() is refused in recovery, and pg_control_checkpoint() tells the last checkpoint's timeline, which may be an earlier one.
+        // pg_walfile_name() is refused in recovery, and pg_control_checkpoint() tells the last checkpoint's timeline,
+        // which may be an earlier one.
         let query = "SELECT pg_catalog.pg_is_in_recovery(), \
                      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
                      ELSE pg_catalog.pg_current_wal_lsn() END, \
@@ -291,7 +292,8 @@ impl SqlSession {
     /// When a page in a file of the data directory was last changed. `None` if the file does not reach so far any more.
     ///
     /// # Errors
-    /// [`SqlError`] if the role may not: it takes `pg_read_server_files` and the right to execute `pg_read_binary_file`.
+    /// [`SqlError`] if the role may not: it takes `pg_read_server_files` and the right to execute
+    /// `pg_read_binary_file`.
     pub async fn page_lsn(&self, path: &str, offset: u64) -> Result<Option<Lsn>, SqlError> {
         let path = quote_literal(path);
         let query =
@@ -303,8 +305,8 @@ impl SqlSession {
         Ok(page::lsn(&bytes))
     }
 
-    /// Ends the current segment, if there is anything in it; gives the position just before the next one, and the name of the file that
-    /// holds it.
+    /// Ends the current segment, if there is anything in it; gives the position just before the next one, and the name
+    /// of the file that holds it.
     ///
     /// # Errors
     /// [`SqlError`] if the role may not, or the server is a standby.
@@ -384,7 +386,8 @@ impl SqlSession {
         rows.iter().map(listed_row).collect::<Option<_>>().ok_or(SqlError::Unexpected("the schemas"))
     }
 
-    /// The relations of this database, but for those of the system (`FirstNormalObjectId`, 16384) and the temporary ones.
+    /// The relations of this database, but for those of the system (`FirstNormalObjectId`, 16384) and the temporary
+    /// ones.
     ///
     /// # Errors
     /// [`SqlError`] if the server doesn't answer.

@@ -76,7 +76,8 @@ pub struct HealthReport {
     pub healthy: bool,
     /// The newest moment that can be restored to.
     pub newest: Option<NewestMoment>,
-    /// For how long what was written is not protected: nothing if all is. The most it can be, where the server cannot be asked.
+    /// For how long what was written is not protected: nothing if all is. The most it can be, where the server cannot
+    /// be asked.
     pub unprotected_seconds: Option<u64>,
     /// Bytes of commands that the server has and nobody else, where server and archive are in the same history.
     pub unprotected_bytes: Option<u64>,
@@ -144,7 +145,8 @@ pub async fn check_instance_health(
     places: &InstanceHealthSources,
 ) -> Result<HealthReport, VaultError> {
     let vault = instance.vault();
-    // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way round.
+    // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way
+    // round.
     let reach = instance.resolve_target_from_reachable(RedisTarget::Newest, None).await?;
     let labels = instance.list_snapshot_labels().await?;
     let (mut snapshots, mut gaps) = (instance.read_snapshots().await?, instance.gaps().await?);

@@ -94,7 +94,8 @@ pub enum VaultError {
     },
     /// It was listed, and no repository has it.
     #[error(
-        "{what} is in no repository any more: retention may have taken it meanwhile, and `walkeep verify` tells whether more is missing"
+        "{what} is in no repository any more: retention may have taken it meanwhile, and `walkeep verify` tells \
+            whether more is missing"
     )]
     Vanished {
         /// What was looked for.
@@ -145,7 +146,8 @@ impl VaultError {
         source.class() == ErrorClass::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
     }
 
-    /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
+    /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried
+    /// again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         self.kind() == ErrorKind::Integrity

@@ -1,7 +1,8 @@
-//! The keys that objects are sealed under: random, wrapped by the user's key, one small object each in `keys/` of every repository.
+//! The keys that objects are sealed under: random, wrapped by the user's key, one small object each in `keys/` of every
+//! repository.
 //!
-//! All repositories of an archive have the same keys, so that a segment is sealed once; each wraps them for itself. Nothing here ever falls
-//! back to "no key": a repository whose keys are gone is an error, not an unencrypted one.
+//! All repositories of an archive have the same keys, so that a segment is sealed once; each wraps them for itself.
+//! Nothing here ever falls back to "no key": a repository whose keys are gone is an error, not an unencrypted one.
 
 use std::collections::BTreeMap;
 

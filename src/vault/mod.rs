@@ -1,8 +1,8 @@
 //! What both stores share: named, sealed objects in one or more repositories.
 //!
-//! A [`Vault`] knows its repositories, the keys that objects are sealed under, how hard to compress, and the clock. It puts, gets, lists and
-//! deletes objects, and treats an object as absent only if every repository reports it absent: a repository that cannot be asked is an error,
-//! never "not found".
+//! A [`Vault`] knows its repositories, the keys that objects are sealed under, how hard to compress, and the clock. It
+//! puts, gets, lists and deletes objects, and treats an object as absent only if every repository reports it absent: a
+//! repository that cannot be asked is an error, never "not found".
 //!
 //! Not known here: PostgreSQL, Redis, and what is inside an object.
 

@@ -1,14 +1,17 @@
-//! Names of archives: the folder that an archive has in each repository, and the section that it has in the configuration.
+//! Names of archives: the folder that an archive has in each repository, and the section that it has in the
+//! configuration.
 //!
-//! Each wing has a type of its own for the names of its archives, so that a Redis instance cannot be taken for a PostgreSQL cluster. The rules
-//! for the text are the same, because the folders of both are side by side in the repository.
+//! Each wing has a type of its own for the names of its archives, so that a Redis instance cannot be taken for a
+//! PostgreSQL cluster. The rules for the text are the same, because the folders of both are side by side in the
+//! repository.
 
 use crate::vault::repository::key::KEYS_FOLDER;
 
 /// The text cannot name an archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} cannot name a cluster: a letter or digit, then up to 62 letters, digits, underscores and dashes, and not the word \"keys\""
+    "{0:?} cannot name a cluster: a letter or digit, then up to 62 letters, digits, underscores and dashes, and not \
+        the word \"keys\""
 )]
 pub struct ArchiveNameError(String);
 

@@ -12,10 +12,12 @@ use crate::vault::{self, Vault};
 /// For how long packs outlive the last manifest that names them: longer than any backup takes.
 pub const PACK_GRACE: SignedDuration = SignedDuration::from_hours(48);
 
-/// By how much clocks of servers and of this machine may differ: a backup ended before the window if it ended this much before it.
+/// By how much clocks of servers and of this machine may differ: a backup ended before the window if it ended this much
+/// before it.
 const MAX_CLOCK_DIFFERENCE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
-/// Why the objects of a repository could not be listed or removed. What was done before does no harm; run again, the cleanup continues.
+/// Why the objects of a repository could not be listed or removed. What was done before does no harm; run again, the
+/// cleanup continues.
 #[derive(Debug, thiserror::Error)]
 pub enum RetentionError {
     /// A repository refused, or did not answer.
@@ -115,8 +117,8 @@ impl<C> CleanupReport<C> {
         }
     }
 
-    /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for one that nobody
-    /// needs; `None`, which is noted, if it keeps everything.
+    /// Since when every moment of a repository stays restorable, and since when an object is too young to be taken for
+    /// one that nobody needs; `None`, which is noted, if it keeps everything.
     pub(crate) fn repository_window(
         &mut self,
         vault: &Vault,

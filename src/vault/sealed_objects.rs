@@ -14,7 +14,8 @@ use crate::vault::seal::{
     self, ObjectBinding, OpenedObject, SealSpec, SealedKind, SealedObject, SuffixOutcome, Trailer,
 };
 
-/// How much of an object's end is read at first to find its trailer: the digest of a busy 16 MiB segment and its frame table fit.
+/// How much of an object's end is read at first to find its trailer: the digest of a busy 16 MiB segment and its frame
+/// table fit.
 const TRAILER_GUESS_BYTES: u64 = 128 << 10;
 
 /// What a listing found.
@@ -27,8 +28,8 @@ pub struct ObjectListing {
 }
 
 impl Vault {
-    /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`PutOutcome::Created`] if any place did not have it;
-    /// in the others it may have another content.
+    /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`PutOutcome::Created`] if
+    /// any place did not have it; in the others it may have another content.
     ///
     /// # Errors
     /// Any place did not take it, or it cannot be sealed.

@@ -1,4 +1,5 @@
-//! Repositories that are left out of something that is stored in many objects, because they are away, full or forbidden: the others get it all the same.
+//! Repositories that are left out of something that is stored in many objects, because they are away, full or
+//! forbidden: the others get it all the same.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -34,8 +35,8 @@ impl SkippedRepositories {
 }
 
 impl Vault {
-    /// Puts a sealed object into every place that is not absent. One that is away, full or forbidden is absent from then on, if any other place
-    /// is left.
+    /// Puts a sealed object into every place that is not absent. One that is away, full or forbidden is absent from
+    /// then on, if any other place is left.
     ///
     /// # Errors
     /// No place took it, or one refused it for another reason.

@@ -1,4 +1,5 @@
-//! The command line as a user and a script meet it: `init` and `check` on real servers, and what every wrong call is answered.
+//! The command line as a user and a script meet it: `init` and `check` on real servers, and what every wrong call is
+//! answered.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! Tests of the whole against real servers, one binary. `tests/setup.sh` puts the servers there; each test starts its own, on free ports,
-//! in a scratch directory, and they are gone when it ends.
+//! Tests of the whole against real servers, one binary. `tests/setup.sh` puts the servers there; each test starts its
+//! own, on free ports, in a scratch directory, and they are gone when it ends.
 
 #![allow(
     clippy::disallowed_methods,

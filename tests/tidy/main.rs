@@ -1,6 +1,6 @@
 //! The house rules of docs/architecture.md that no compiler checks: who may import whom, which module may name which
-//! foreign system, how files are named and sized, and how walkeep writes. `tables.rs` has the rules. The other files find
-//! what breaks them.
+//! foreign system, how files are named and sized, and how walkeep writes. `tables.rs` has the rules. The other files
+//! find what breaks them.
 //!
 //! # How to read a failure
 //!
@@ -10,8 +10,8 @@
 //! src/redis/log/mod.rs:21: `redis::log` imports `postgres::sql`, but src is ordered base ← vault ← postgres, redis ← …
 //! ```
 //!
-//! An import must point to the left of its own place in that order, and never to a neighbour. If two modules of one level
-//! need the same code, it moves down.
+//! An import must point to the left of its own place in that order, and never to a neighbour. If two modules of one
+//! level need the same code, it moves down.
 //!
 //! Three kinds of line ask for a change of `tables.rs` instead:
 //!

@@ -1,4 +1,5 @@
-//! The rules: the rooms and their order, the owners of foreign systems, the words to avoid, and what is excused for now.
+//! The rules: the rooms and their order, the owners of foreign systems, the words to avoid, and what is excused for
+//! now.
 
 /// The modules of one folder, lowest level first. A module imports from the levels below its own. On its own level it
 /// imports only what `neighbours` names, as (importer, imported).

@@ -1,8 +1,9 @@
 //! Whose clock it is.
 //!
-//! Two programs go by one clock if one kernel keeps it for both. A kernel draws a number at each boot and shows the same one in all of its containers,
-//! whatever names and `machine-id`s they have. So where two numbers are equal it was one clock, and where they differ it was not, or the machine was
-//! booted in between. Of the number a hash is kept: it goes to where backups go, and is nobody else's concern.
+//! Two programs go by one clock if one kernel keeps it for both. A kernel draws a number at each boot and shows the
+//! same one in all of its containers, whatever names and `machine-id`s they have. So where two numbers are equal it was
+//! one clock, and where they differ it was not, or the machine was booted in between. Of the number a hash is kept: it
+//! goes to where backups go, and is nobody else's concern.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,5 +1,6 @@
-//! Wall time, monotonic time and sleep: real ([`SystemClock`]) or moved by hand ([`ManualClock`]). Nothing else asks the time, so that a
-//! test can replay any schedule. Beside it, whose clock it is ([`Machine`]), and how far other machines' clocks are from it ([`ClockOffset`]).
+//! Wall time, monotonic time and sleep: real ([`SystemClock`]) or moved by hand ([`ManualClock`]). Nothing else asks
+//! the time, so that a test can replay any schedule. Beside it, whose clock it is ([`Machine`]), and how far other
+//! machines' clocks are from it ([`ClockOffset`]).
 
 mod machine;
 mod offset;

@@ -1,9 +1,10 @@
 //! How far another machine's clock is from ours, as far as asking it tells.
 //!
-//! A question leaves, the answer says what the other clock showed, and comes. It showed that at some moment between the two, so its offset
-//! lies in an interval as wide as the round trip ([`ClockOffset::from_answer`]). Nothing is assumed of how the trip divides into way there and way back, as
-//! NTP must to name one number: the truth is in the interval whatever the delays are. The trip is measured by the clock that is never set, so it does
-//! not matter if ours is set while the question is under way.
+//! A question leaves, the answer says what the other clock showed, and comes. It showed that at some moment between the
+//! two, so its offset lies in an interval as wide as the round trip ([`ClockOffset::from_answer`]). Nothing is assumed
+//! of how the trip divides into way there and way back, as NTP must to name one number: the truth is in the interval
+//! whatever the delays are. The trip is measured by the clock that is never set, so it does not matter if ours is set
+//! while the question is under way.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,8 +26,9 @@ pub const OFFSET_WARNING: Duration = Duration::from_secs(1);
 /// For so long before and after a measurement the clock is taken not to have been set.
 const MEASUREMENT_VALIDITY: Duration = Duration::from_secs(60);
 
-/// By so many microseconds in a second two clocks may part that are not set: either may be slewed by 500, which is the most that the kernel does
-/// (adjtimex(2)). A daemon that is told to may do more (chrony, for a clock that it finds far off); then its offset says so at the next question.
+/// By so many microseconds in a second two clocks may part that are not set: either may be slewed by 500, which is the
+/// most that the kernel does (adjtimex(2)). A daemon that is told to may do more (chrony, for a clock that it finds far
+/// off); then its offset says so at the next question.
 const MAX_DRIFT_MICROS_PER_SECOND: u128 = 1_000;
 
 /// The most spans that are kept of one segment. There are more only if its receiver is interrupted again and again.
@@ -42,7 +44,8 @@ pub struct ClockOffset {
 }
 
 impl ClockOffset {
-    /// What an answer tells: the other clock showed `shown`, cut to microseconds; the answer came at `came`, `trip` after the question had left.
+    /// What an answer tells: the other clock showed `shown`, cut to microseconds; the answer came at `came`, `trip`
+    /// after the question had left.
     #[must_use]
     pub fn from_answer(shown: Timestamp, came: Timestamp, trip: Duration) -> ClockOffset {
         let low = shown.as_nanosecond().saturating_sub(came.as_nanosecond());
@@ -148,7 +151,8 @@ impl ClockMeasurement {
         time_after(moment, MEASUREMENT_VALIDITY) >= self.from && moment <= time_after(self.to, MEASUREMENT_VALIDITY)
     }
 
-    /// What it says of the moment at which the other clock showed `shown`; nothing if that is too far from it. The further it is, the less.
+    /// What it says of the moment at which the other clock showed `shown`; nothing if that is too far from it. The
+    /// further it is, the less.
     #[must_use]
     pub fn at_shown_time(self, shown: Timestamp) -> Option<ClockMeasurement> {
         let (ours_from, ours_to) = (local_time_at(shown, self.offset.high), local_time_at(shown, self.offset.low));

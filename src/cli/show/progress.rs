@@ -89,7 +89,8 @@ impl Drop for ProgressDisplay {
 
 fn new_bar(what: &str, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
-    let pattern = "{prefix}  {bar:32} {percent:>3}%  {decimal_bytes:>9} of {decimal_total_bytes:<9}  {decimal_bytes_per_sec:>12}  {eta:>4}";
+    let pattern = "{prefix}  {bar:32} {percent:>3}%  {decimal_bytes:>9} of {decimal_total_bytes:<9}  \
+        {decimal_bytes_per_sec:>12}  {eta:>4}";
     if let Ok(style) = ProgressStyle::with_template(pattern) {
         bar.set_style(style.progress_chars("━╸─"));
     }

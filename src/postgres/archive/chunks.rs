@@ -1,11 +1,11 @@
 //! Content-addressed chunks of base backups, and the packs they are kept in.
 //!
-//! A chunk is a piece of a file, cut at a multiple of [`CHUNK_BYTES`] bytes, which is a multiple of every page size. Its name is a keyed hash of its
-//! [`chunk_subtree_hash`], so that the same piece at the same place of any file is stored once a cluster, and whoever has not the key cannot tell from a name
-//! what is behind it. The values of a file's chunks, which come of one pass over its bytes in any order, also join to the file's own BLAKE3
-//! ([`file_hash`]). Chunks are
-//! put together into packs, sealed objects of [`PACK_BYTES`] bytes or so, whose metadata lists them. A pack is never changed; two backups at once
-//! may store a chunk twice, in packs of their own, which does no harm.
+//! A chunk is a piece of a file, cut at a multiple of [`CHUNK_BYTES`] bytes, which is a multiple of every page size.
+//! Its name is a keyed hash of its [`chunk_subtree_hash`], so that the same piece at the same place of any file is
+//! stored once a cluster, and whoever has not the key cannot tell from a name what is behind it. The values of a file's
+//! chunks, which come of one pass over its bytes in any order, also join to the file's own BLAKE3 ([`file_hash`]).
+//! Chunks are put together into packs, sealed objects of [`PACK_BYTES`] bytes or so, whose metadata lists them. A pack
+//! is never changed; two backups at once may store a chunk twice, in packs of their own, which does no harm.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,8 +27,8 @@ use crate::vault::seal::{
 /// Bytes of a chunk, the last of a file excepted. Measured: `docs/decisions/` says against what.
 pub const CHUNK_BYTES: u32 = 128 << 10;
 
-/// A pack is closed when it holds this many bytes of chunks: large enough that a restore from far away reads at full speed, small enough that a
-/// backup holds only a few at a time.
+/// A pack is closed when it holds this many bytes of chunks: large enough that a restore from far away reads at full
+/// speed, small enough that a backup holds only a few at a time.
 pub const PACK_BYTES: usize = 32 << 20;
 
 /// What derives the key of chunk names.
@@ -87,7 +87,8 @@ impl ChunkNamer {
         ChunkNamer { key: protection.derived_key(CHUNK_NAME_KEY_PURPOSE), id: protection.current_id() }
     }
 
-    /// The namer of a backup whose summary names this key ([`super::manifest::BackupSummary::naming_key`]). `None` if the key is not in the ring.
+    /// The namer of a backup whose summary names this key ([`super::manifest::BackupSummary::naming_key`]). `None` if
+    /// the key is not in the ring.
     #[must_use]
     pub fn for_epoch_key(protection: &ObjectEncryption, id: EpochKeyId) -> Option<ChunkNamer> {
         Some(ChunkNamer { key: protection.derived_key_for(id, CHUNK_NAME_KEY_PURPOSE)?, id })
@@ -109,8 +110,8 @@ impl ChunkNamer {
 /// What a chunk contributes to the BLAKE3 of its file.
 pub type ChunkSubtreeHash = [u8; 32];
 
-/// The value of a chunk, given in parts, at `offset` of a file of `file_len` bytes: of a file of a single chunk its BLAKE3, else that of a subtree.
-/// A chunk is not empty; an empty file has none.
+/// The value of a chunk, given in parts, at `offset` of a file of `file_len` bytes: of a file of a single chunk its
+/// BLAKE3, else that of a subtree. A chunk is not empty; an empty file has none.
 #[must_use]
 pub fn chunk_subtree_hash(parts: &[&[u8]], offset: u64, file_len: u64) -> ChunkSubtreeHash {
     if file_len > u64::from(CHUNK_BYTES) {

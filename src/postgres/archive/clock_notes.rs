@@ -1,8 +1,10 @@
-//! How far the server's clock was from the receiver's while WAL came: a note with each segment and each piece that a receiver puts.
+//! How far the server's clock was from the receiver's while WAL came: a note with each segment and each piece that a
+//! receiver puts.
 //!
-//! Commits carry the time of the server's clock, and the commands of a Redis instance that of its receiver's, so who brings both to one moment
-//! must know what the two differed by then. It stands beside the WAL itself, because there it is found wherever the WAL is found. What `archive_command`
-//! brought without a receiver has no such note, nor has what came from a standby or an earlier version archived: then it is not known.
+//! Commits carry the time of the server's clock, and the commands of a Redis instance that of its receiver's, so who
+//! brings both to one moment must know what the two differed by then. It stands beside the WAL itself, because there it
+//! is found wherever the WAL is found. What `archive_command` brought without a receiver has no such note, nor has what
+//! came from a standby or an earlier version archived: then it is not known.
 
 use super::{Archive, ArchiveError};
 use crate::base::clock::ClockMeasurement;
@@ -23,7 +25,8 @@ pub fn parse_clock_note(note: &[u8]) -> Vec<ClockMeasurement> {
 }
 
 impl Archive {
-    /// What was measured of the server's clock while a segment came: from its object, or from the pieces of one that still grows.
+    /// What was measured of the server's clock while a segment came: from its object, or from the pieces of one that
+    /// still grows.
     ///
     /// # Errors
     /// The repositories could not say.

@@ -53,7 +53,8 @@ impl ArchiveError {
         matches!(self, ArchiveError::Vault(error) if error.may_pass())
     }
 
-    /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried again.
+    /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried
+    /// again.
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         self.kind() == ErrorKind::Integrity

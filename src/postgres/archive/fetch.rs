@@ -95,7 +95,8 @@ impl Archive {
         Ok(timelines)
     }
 
-    /// The segments of a timeline that sort after `after`, or all. What lies before is not looked at, so that it costs nothing however much it is.
+    /// The segments of a timeline that sort after `after`, or all. What lies before is not looked at, so that it costs
+    /// nothing however much it is.
     ///
     /// # Errors
     /// No repository could be asked.

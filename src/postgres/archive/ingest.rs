@@ -1,9 +1,10 @@
 //! The one way in for WAL.
 //!
-//! A segment is digested and sealed at the same time, then put into every repository; nothing is acknowledged before all have it (I1). The
-//! first copy of a name wins. A later one must be the same, or it is refused and an alarm: a roll-back to an older snapshot, a clone, or two
-//! servers that both think they are the primary (I3). Same means: equal bytes, or equal up to the record that switched to the next segment,
-//! after which two servers may leave different rubbish.
+//! A segment is digested and sealed at the same time, then put into every repository; nothing is acknowledged before
+//! all have it (I1). The first copy of a name wins. A later one must be the same, or it is refused and an alarm: a
+//! roll-back to an older snapshot, a clone, or two servers that both think they are the primary (I3). Same means: equal
+//! bytes, or equal up to the record that switched to the next segment, after which two servers may leave different
+//! rubbish.
 //!
 //! Damaged WAL is kept as it came and marked, never refused: it may be all that is left (I10).
 
@@ -54,7 +55,8 @@ pub struct Ingested {
 pub enum IngestAlarm {
     /// Damaged WAL: a restore cannot go beyond it.
     #[error(
-        "the WAL is damaged at {at}: {why}; it was archived as it is and marked, a restore cannot go past it, so take a new backup now"
+        "the WAL is damaged at {at}: {why}; it was archived as it is and marked, a restore cannot go past it, so take \
+            a new backup now"
     )]
     Broken {
         /// Where.
@@ -64,7 +66,8 @@ pub enum IngestAlarm {
     },
     /// WAL of a version that cannot be looked into.
     #[error(
-        "the WAL is of a PostgreSQL that this walkeep does not know (page magic {magic:04X}); it was archived unchecked and cannot be searched, so use a newer walkeep"
+        "the WAL is of a PostgreSQL that this walkeep does not know (page magic {magic:04X}); it was archived \
+            unchecked and cannot be searched, so use a newer walkeep"
     )]
     Opaque {
         /// The page magic.
@@ -88,7 +91,8 @@ pub enum IngestError {
     },
     /// WAL of another cluster.
     #[error(
-        "{name} belongs to the cluster with system identifier {found}, and this archive to {expected}; give each cluster its own archive"
+        "{name} belongs to the cluster with system identifier {found}, and this archive to {expected}; give each \
+            cluster its own archive"
     )]
     WrongSystem {
         /// The file.
@@ -100,7 +104,8 @@ pub enum IngestError {
     },
     /// WAL of another segment size than the cluster's.
     #[error(
-        "{name} has {found} bytes, and this archive's segments have {expected}; after a change of the segment size begin a new archive"
+        "{name} has {found} bytes, and this archive's segments have {expected}; after a change of the segment size \
+            begin a new archive"
     )]
     WrongSize {
         /// The file.
@@ -199,7 +204,8 @@ impl PreparedSegment {
     }
 }
 
-/// Digests and seals a segment: nothing but CPU work, on `threads` threads and one more for the digest. For a pipeline stage.
+/// Digests and seals a segment: nothing but CPU work, on `threads` threads and one more for the digest. For a pipeline
+/// stage.
 ///
 /// # Errors
 /// The bytes are not that segment, or cannot be sealed.
@@ -255,7 +261,8 @@ impl Archive {
     /// Archives a file of `pg_wal` under the name PostgreSQL gives it.
     ///
     /// # Errors
-    /// Why it was not taken. If it may have been archived in some places and not in others, the same call later settles it.
+    /// Why it was not taken. If it may have been archived in some places and not in others, the same call later settles
+    /// it.
     pub async fn put_wal_file(self: &Arc<Self>, name: &WalFileName, bytes: Bytes) -> Result<Ingested, IngestError> {
         match name {
             WalFileName::Segment(segment) => self.put_segment(*segment, bytes).await,
@@ -401,7 +408,8 @@ impl Archive {
     }
 }
 
-/// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that may come back.
+/// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that
+/// may come back.
 fn combined_outcome(puts: Vec<Result<IngestOutcome, IngestError>>) -> Result<IngestOutcome, IngestError> {
     let (mut outcome, mut worst) = (IngestOutcome::Identical, None::<IngestError>);
     for put in puts {

@@ -1,6 +1,7 @@
 //! What an archive holds, and to which moments it can restore: what `walkeep list` shows.
 //!
-//! [`build_inventory`] is pure: backups, histories, recorded gaps and the index come in, windows and gaps go out. [`gather_inventory`] fetches those.
+//! [`build_inventory`] is pure: backups, histories, recorded gaps and the index come in, windows and gaps go out.
+//! [`gather_inventory`] fetches those.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -87,7 +88,8 @@ pub struct InventoryBackup {
 pub struct RecoveryWindow {
     /// The oldest moment: no transaction up to the backup's end committed later. None where none committed.
     pub from_time: Option<PgTime>,
-    /// The newest commit or abort in it. A time to restore to must be before it; a restore without a target goes to the very end.
+    /// The newest commit or abort in it. A time to restore to must be before it; a restore without a target goes to the
+    /// very end.
     pub to_time: Option<PgTime>,
     /// The end of the oldest backup.
     pub from_lsn: Lsn,
@@ -208,8 +210,8 @@ pub async fn gather_inventory(
     Ok(made.await??)
 }
 
-/// Segments that are not archived whole and are restored all the same: what this machine has received of them, what the repositories have of them
-/// in pieces, and ends of timelines that are in a `.partial` alone.
+/// Segments that are not archived whole and are restored all the same: what this machine has received of them, what the
+/// repositories have of them in pieces, and ends of timelines that are in a `.partial` alone.
 ///
 /// # Errors
 /// What index, repository or spool say.
@@ -238,7 +240,8 @@ pub async fn unfinished_segments(
     Ok(unfinished::keep_longest(received.into_iter().chain(copied).chain(tails)))
 }
 
-/// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as good as before.
+/// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as
+/// good as before.
 ///
 /// # Errors
 /// The repositories could not be asked.
@@ -394,7 +397,8 @@ fn inventory_timeline(
     Ok(found)
 }
 
-/// The windows along one path: for each backup from where it is consistent to the end of the log that follows; those that touch are one.
+/// The windows along one path: for each backup from where it is consistent to the end of the log that follows; those
+/// that touch are one.
 fn windows_along(
     along: &PathSearch<'_>,
     path: &TimelinePath,
@@ -447,7 +451,8 @@ fn end_of_readable_wal(along: &PathSearch<'_>, from: Lsn) -> Result<Lsn, index::
     Ok(along.first_hole(from, Lsn::MAX)?.holes.first().map_or(Lsn::MAX, |hole| hole.from))
 }
 
-/// The largest time at which a transaction ended in the segments of a stretch. Of a segment that the path leaves before its end, `cut` says it.
+/// The largest time at which a transaction ended in the segments of a stretch. Of a segment that the path leaves before
+/// its end, `cut` says it.
 fn latest_ending_time(
     along: &PathSearch<'_>,
     from: Lsn,
@@ -467,7 +472,8 @@ fn latest_ending_time(
     Ok(latest)
 }
 
-/// Leaves out windows that end before their timeline does anything of its own, where a longer one on another timeline begins the same way.
+/// Leaves out windows that end before their timeline does anything of its own, where a longer one on another timeline
+/// begins the same way.
 fn without_repeated_windows(windows: Vec<RecoveryWindow>, paths: &[TimelinePath]) -> Vec<RecoveryWindow> {
     let path = |timeline: TimelineId| paths.iter().find(|path| path.target() == timeline);
     let within = |small: &RecoveryWindow, large: &RecoveryWindow| {

@@ -1,8 +1,9 @@
 //! One way in for WAL, one way out: what joins sealing, the repositories and the digests.
 //!
-//! An [`Archive`] is one cluster in all configured repositories. What goes in is checked, sealed once and put into every one of them
-//! ([`ingest`]); only when all have it is it acknowledged. What comes out is opened and authenticated ([`fetch`]), from whichever repository
-//! has it whole. An object is absent only if every repository says so: one that cannot be asked is an error, never "not found".
+//! An [`Archive`] is one cluster in all configured repositories. What goes in is checked, sealed once and put into
+//! every one of them ([`ingest`]); only when all have it is it acknowledged. What comes out is opened and authenticated
+//! ([`fetch`]), from whichever repository has it whole. An object is absent only if every repository says so: one that
+//! cannot be asked is an error, never "not found".
 //!
 //! Not known here: RocksDB, PostgreSQL's sockets, and who asks.
 

@@ -1,4 +1,5 @@
-//! What databases and tables were called when a backup was taken: a list beside the backup's manifest, from which `walkeep log` reads names.
+//! What databases and tables were called when a backup was taken: a list beside the backup's manifest, from which
+//! `walkeep log` reads names.
 //!
 //! A backup is whole without it. It is put before the manifest, under the same label, as JSON (`docs/format/names.md`).
 

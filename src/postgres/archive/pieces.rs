@@ -1,11 +1,13 @@
-//! Pieces of a segment that still grows, in the repositories: what would be lost with this machine and the server together before the segment is whole.
+//! Pieces of a segment that still grows, in the repositories: what would be lost with this machine and the server
+//! together before the segment is whole.
 //!
-//! A piece is an object of its own that is named by its range, and holds nothing but WAL of one segment. The first begins with the segment. Each
-//! later one goes on where those before it end, or swallows some of them and goes on ([`count_merged_pieces`]); so pieces may lie over one another, and
-//! hold the same bytes there, because a server sends only what it has flushed. They go when the segment is archived whole.
+//! A piece is an object of its own that is named by its range, and holds nothing but WAL of one segment. The first
+//! begins with the segment. Each later one goes on where those before it end, or swallows some of them and goes on
+//! ([`count_merged_pieces`]); so pieces may lie over one another, and hold the same bytes there, because a server sends
+//! only what it has flushed. They go when the segment is archived whole.
 //!
-//! Read back they are what the spool is on the machine of the receiver ([`super::unfinished`]): the segment's beginning, then zeros, where replay
-//! ends.
+//! Read back they are what the spool is on the machine of the receiver ([`super::unfinished`]): the segment's
+//! beginning, then zeros, where replay ends.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -48,9 +50,9 @@ impl WalPiece {
     }
 }
 
-/// How many of `pieces`, counted from the last, the next one swallows, if it is to reach from their end to `end` and to be no longer than `longest`: those
-/// that are no longer than what has come after them. So there are never more than some twenty of 16 MiB, and a byte is stored that often at the
-/// most.
+/// How many of `pieces`, counted from the last, the next one swallows, if it is to reach from their end to `end` and to
+/// be no longer than `longest`: those that are no longer than what has come after them. So there are never more than
+/// some twenty of 16 MiB, and a byte is stored that often at the most.
 #[must_use]
 pub fn count_merged_pieces(pieces: &[WalPiece], end: Lsn, longest: u64) -> usize {
     let fits = |piece: &&WalPiece| piece.len() <= end.bytes_since(piece.end) && end.bytes_since(piece.start) <= longest;
@@ -105,7 +107,8 @@ impl Archive {
         Ok(listed.iter().filter_map(|object| piece_of_object(self.layout().object_of_key(&object.key)?)).collect())
     }
 
-    /// What there is of a segment in pieces, filled up to its size, and where that ends; `None` if its beginning is not there.
+    /// What there is of a segment in pieces, filled up to its size, and where that ends; `None` if its beginning is not
+    /// there.
     ///
     /// # Errors
     /// The repositories could not say. From a damaged piece on nothing is used, with a warning.
@@ -130,8 +133,9 @@ impl Archive {
 
     /// The bytes of sorted pieces from `start` on without a hole, and where they end; `None` if one of them is gone.
     ///
-    /// Where pieces lie over one another they are compared. They differ where a server was set back to an older state and went on from there
-    /// on the same timeline: then nobody can tell which of them are of this history, and what they have in common is of both.
+    /// Where pieces lie over one another they are compared. They differ where a server was set back to an older state
+    /// and went on from there on the same timeline: then nobody can tell which of them are of this history, and what
+    /// they have in common is of both.
     async fn joined(&self, pieces: Vec<WalPiece>, start: Lsn) -> Result<Option<(BytesMut, Lsn)>, ArchiveError> {
         let (mut bytes, mut agreed) = (BytesMut::new(), None);
         for piece in pieces {
@@ -175,7 +179,8 @@ impl Archive {
         if let Some(key) = agreed {
             tracing::warn!(
                 %key, from = %end,
-                "the pieces of the newest WAL are of two histories, as of a server that was set back to an older state; from where they differ on none is used"
+                "the pieces of the newest WAL are of two histories, as of a server that was set back to an older \
+                    state; from where they differ on none is used"
             );
         }
         Ok(Some((bytes, end)))
@@ -192,7 +197,8 @@ impl Archive {
         Ok(())
     }
 
-    /// Removes the pieces of segments that are archived whole, or of which the end of a timeline is archived and has all that they have.
+    /// Removes the pieces of segments that are archived whole, or of which the end of a timeline is archived and has
+    /// all that they have.
     ///
     /// # Errors
     /// The repositories could not say, or not do it.
@@ -210,8 +216,9 @@ impl Archive {
         Ok(())
     }
 
-    /// Whether the end of a timeline, archived as a `.partial`, has all that is in these pieces of its segment. One that a copy of the cluster
-    /// has left on its promotion has not: its original goes on in this segment, and what it has acknowledged is in the pieces.
+    /// Whether the end of a timeline, archived as a `.partial`, has all that is in these pieces of its segment. One
+    /// that a copy of the cluster has left on its promotion has not: its original goes on in this segment, and what it
+    /// has acknowledged is in the pieces.
     async fn is_in_partial(
         &self,
         name: SegmentName,

@@ -1,7 +1,8 @@
 //! The index from the repository: all of it, or what is new since the last time.
 //!
-//! Listing says which segments there are, and each one's digest is in its object's trailer, so nothing is decoded and little is read. What is
-//! known already is not read again. A segment whose trailer cannot be read is reported and left out; the rest goes in.
+//! Listing says which segments there are, and each one's digest is in its object's trailer, so nothing is decoded and
+//! little is read. What is known already is not read again. A segment whose trailer cannot be read is reported and left
+//! out; the rest goes in.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ use crate::postgres::index::{self, IndexEntry, SegmentId, WalIndex};
 use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault;
 
-/// For how long to wait for another process that is just making the index: until its first two keys are there it looks like none, or a damaged one.
+/// For how long to wait for another process that is just making the index: until its first two keys are there it looks
+/// like none, or a damaged one.
 const INDEX_CREATION_WAIT: RetryPolicy = RetryPolicy {
     first: Duration::from_millis(20),
     longest: Duration::from_millis(200),
@@ -67,7 +69,8 @@ impl From<vault::VaultError> for ReindexError {
 pub enum ReindexScope {
     /// From the first hole in the index on: what a service or a command does as it starts.
     New,
-    /// Everything: also segments that were archived before those that the index begins with; and what is gone from the repository is forgotten.
+    /// Everything: also segments that were archived before those that the index begins with; and what is gone from the
+    /// repository is forgotten.
     All,
 }
 
@@ -92,8 +95,9 @@ pub fn repository_ids(archive: &Archive) -> Vec<String> {
     archive.vault().repositories().map(|(_, repository)| repository.id().to_string()).collect()
 }
 
-/// Opens the index in `dir` for a command, caught up: as the writer, if no other process writes it; else beside that one, and then what that one
-/// has not taken in yet is kept in memory. An index that is damaged or of another format is made anew. Never fails because somebody else writes.
+/// Opens the index in `dir` for a command, caught up: as the writer, if no other process writes it; else beside that
+/// one, and then what that one has not taken in yet is kept in memory. An index that is damaged or of another format is
+/// made anew. Never fails because somebody else writes.
 ///
 /// # Errors
 /// What index or repository say.
@@ -167,8 +171,8 @@ pub async fn catch_up_index(
     Ok(report)
 }
 
-/// Forgets what lies before the first segment of each timeline that is still there: retention has taken it away, maybe by another process. A
-/// repository that cannot be asked may have it still, so then nothing is forgotten.
+/// Forgets what lies before the first segment of each timeline that is still there: retention has taken it away, maybe
+/// by another process. A repository that cannot be asked may have it still, so then nothing is forgotten.
 async fn forget_expired(archive: &Arc<Archive>, index: &Arc<WalIndex>, size: SegmentSize) -> Result<u64, ReindexError> {
     let cluster = archive.cluster().to_string();
     let (reading, name) = (Arc::clone(index), cluster.clone());
@@ -334,7 +338,8 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     Ok(crate::vault::run_blocking(work).await?)
 }
 
-/// Digests and segments out of the archive, the last few digests kept. For use where blocking is allowed, within a runtime.
+/// Digests and segments out of the archive, the last few digests kept. For use where blocking is allowed, within a
+/// runtime.
 #[derive(Debug)]
 pub struct ArchiveSegments {
     archive: Arc<Archive>,

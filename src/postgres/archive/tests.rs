@@ -1,5 +1,5 @@
-//! Segments made by hand, as `xlog_internal.h` and `xlogrecord.h` lay them out, through archives of one and two repositories and through
-//! every fault.
+//! Segments made by hand, as `xlog_internal.h` and `xlogrecord.h` lay them out, through archives of one and two
+//! repositories and through every fault.
 
 use std::sync::Arc;
 
@@ -361,8 +361,9 @@ pub(crate) async fn faulty() -> (Arc<Archive>, FaultStore) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// I1 and I3 under faults: a push that is told "archived" finds its own segment there, then and ever after; one that is told "conflict"
-    /// finds another; and after any error the same push, tried again over a store that works, is settled.
+    /// I1 and I3 under faults: a push that is told "archived" finds its own segment there, then and ever after; one
+    /// that is told "conflict" finds another; and after any error the same push, tried again over a store that works,
+    /// is settled.
     #[test]
     fn what_was_acknowledged_is_there_and_stays(
         pushes in proptest::collection::vec((1..4_u64, 0..2_u8, any::<bool>()), 1..8),

@@ -1,9 +1,10 @@
 //! The tail of a timeline that ended in the middle of a segment.
 //!
-//! On promotion PostgreSQL renames the old timeline's last segment to `.partial` and copies it, up to the switch point, into the first segment
-//! of the new timeline (`CleanupAfterArchiveRecovery`, `XLogInitNewTimeline` in `xlog.c`). Recovery along the old timeline asks for
-//! neither, and so loses the transactions in that tail. Here the segment is put together under its old name: the bytes up to the switch
-//! point, then zeros, where replay ends. Where both copies are there they must be equal.
+//! On promotion PostgreSQL renames the old timeline's last segment to `.partial` and copies it, up to the switch point,
+//! into the first segment of the new timeline (`CleanupAfterArchiveRecovery`, `XLogInitNewTimeline` in `xlog.c`).
+//! Recovery along the old timeline asks for neither, and so loses the transactions in that tail. Here the segment is
+//! put together under its old name: the bytes up to the switch point, then zeros, where replay ends. Where both copies
+//! are there they must be equal.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,8 @@ struct SwitchPoint {
 }
 
 impl Archive {
-    /// The tail under the name `missing`; `None` if no archived timeline left its timeline within that segment, or its bytes are not there.
+    /// The tail under the name `missing`; `None` if no archived timeline left its timeline within that segment, or its
+    /// bytes are not there.
     ///
     /// # Errors
     /// The repositories could not say; [`ArchiveError::TailsDiffer`] where the two copies differ.
@@ -75,8 +77,9 @@ impl Archive {
         Ok(None)
     }
 
-    /// The tails that are archived as `.partial` alone, because no timeline with a copy has completed its first segment yet: after a promotion
-    /// that is so for a while. They are read and digested, as those that still grow are ([`super::unfinished`]).
+    /// The tails that are archived as `.partial` alone, because no timeline with a copy has completed its first segment
+    /// yet: after a promotion that is so for a while. They are read and digested, as those that still grow are
+    /// ([`super::unfinished`]).
     ///
     /// # Errors
     /// The repositories could not say. What can't be understood is left out with a warning.
@@ -102,7 +105,8 @@ impl Archive {
     }
 }
 
-/// The segments in which a timeline was left and that `view` has neither under their own name nor as the first segment of one that left it.
+/// The segments in which a timeline was left and that `view` has neither under their own name nor as the first segment
+/// of one that left it.
 ///
 /// # Errors
 /// What the index says.

@@ -1,8 +1,9 @@
-//! Segments that still grow: their beginning is in the spool of the machine that receives them, acknowledged, and in the repository only in
-//! pieces that are some seconds old ([`super::pieces`]).
+//! Segments that still grow: their beginning is in the spool of the machine that receives them, acknowledged, and in
+//! the repository only in pieces that are some seconds old ([`super::pieces`]).
 //!
-//! A restore must not do without them. They are read as PostgreSQL would find them in `pg_wal`: what has come, then zeros,
-//! where replay ends. They are never taken into the index nor into the repository, because they are not what they will be.
+//! A restore must not do without them. They are read as PostgreSQL would find them in `pg_wal`: what has come, then
+//! zeros, where replay ends. They are never taken into the index nor into the repository, because they are not what
+//! they will be.
 
 use bytes::{Bytes, BytesMut};
 
@@ -62,7 +63,8 @@ pub fn read_spooled(spool: &Spool, name: SegmentName, size: SegmentSize) -> Resu
     Ok(Some((bytes.freeze(), end)))
 }
 
-/// The segments in the spool that go on where what `view` knows ends. Others, such as what an earlier timeline left, are no news. Blocks.
+/// The segments in the spool that go on where what `view` knows ends. Others, such as what an earlier timeline left,
+/// are no news. Blocks.
 ///
 /// # Errors
 /// The spool can't be read. What can't be understood is left out with a warning.
@@ -93,8 +95,8 @@ pub fn unfinished_in_spool(
 }
 
 impl Archive {
-    /// What has come of a segment that is not archived, from this machine's spool or from pieces in the repositories, whichever goes on longer, and
-    /// where it ends.
+    /// What has come of a segment that is not archived, from this machine's spool or from pieces in the repositories,
+    /// whichever goes on longer, and where it ends.
     ///
     /// # Errors
     /// The spool, the repositories or the cluster's identity can't be read.

@@ -4,8 +4,8 @@ use super::error::ArchiveGetError;
 use crate::postgres::archive::Archive;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 
-/// Ends well if nothing that recovery could want after `missing` is archived: no later segment on its timeline, and no timeline that left it
-/// beyond that segment. `missing` itself has been asked for already.
+/// Ends well if nothing that recovery could want after `missing` is archived: no later segment on its timeline, and no
+/// timeline that left it beyond that segment. `missing` itself has been asked for already.
 ///
 /// # Errors
 /// [`ArchiveGetError::Hole`], or the archive could not say.

@@ -1,12 +1,12 @@
 //! `restore_command`: one file out of the archive, for PostgreSQL to replay.
 //!
-//! PostgreSQL cannot tell "there is no more" from "I could not get it": any exit code up to 125 ends recovery and promotes, whatever is still
-//! in the archive. So 1 is only said once it is proved that the file is not there and nothing that follows it is either ([`end_of_archive`]);
-//! everything else is above 125, which stops PostgreSQL. A standby wants the reverse, since a fatal code would take it down and it asks
-//! again anyway (TRAPS 40 to 43).
+//! PostgreSQL cannot tell "there is no more" from "I could not get it": any exit code up to 125 ends recovery and
+//! promotes, whatever is still in the archive. So 1 is only said once it is proved that the file is not there and
+//! nothing that follows it is either ([`end_of_archive`]); everything else is above 125, which stops PostgreSQL. A
+//! standby wants the reverse, since a fatal code would take it down and it asks again anyway (TRAPS 40 to 43).
 //!
-//! The file is written beside its destination, synced and renamed, so that PostgreSQL never sees a part of it. The segments that it will ask
-//! for next are fetched ahead by a process of their own ([`prefetch`]).
+//! The file is written beside its destination, synced and renamed, so that PostgreSQL never sees a part of it. The
+//! segments that it will ask for next are fetched ahead by a process of their own ([`prefetch`]).
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "repositories are moved away")]
@@ -54,8 +54,8 @@ pub enum WalFileSource {
     Archive,
     /// The same, fetched ahead.
     Prefetched,
-    /// The end of a timeline that a promotion cut in the middle of a segment, put together from its `.partial` or from the next timeline's
-    /// copy of it.
+    /// The end of a timeline that a promotion cut in the middle of a segment, put together from its `.partial` or from
+    /// the next timeline's copy of it.
     Tail,
     /// What has been received of a segment that still grows.
     Received,
@@ -64,8 +64,9 @@ pub enum WalFileSource {
 /// "There is no more": PostgreSQL ends recovery.
 pub const EXIT_ABSENT: u8 = 1;
 
-/// The exit code of a failure that `code` stands for elsewhere (CLI.md): above 125 unless a standby asks, so that PostgreSQL stops instead of
-/// promoting. Also for failures before the archive is even open, like a configuration that cannot be read.
+/// The exit code of a failure that `code` stands for elsewhere (CLI.md): above 125 unless a standby asks, so that
+/// PostgreSQL stops instead of promoting. Also for failures before the archive is even open, like a configuration that
+/// cannot be read.
 #[must_use]
 pub const fn failure_exit_code(code: u8, standby: bool) -> u8 {
     // 200 and the code of the same failure in other commands: 205 is a network, 206 damage.
@@ -75,7 +76,8 @@ pub const fn failure_exit_code(code: u8, standby: bool) -> u8 {
 /// Puts the file that PostgreSQL asks for into its place.
 ///
 /// # Errors
-/// It could not be had, and is not proved absent either. Never to be taken for [`ArchiveGetOutcome::Absent`] except for a standby.
+/// It could not be had, and is not proved absent either. Never to be taken for [`ArchiveGetOutcome::Absent`] except for
+/// a standby.
 pub async fn archive_get(
     archive: &Arc<Archive>,
     request: &ArchiveGetRequest,
@@ -84,7 +86,8 @@ pub async fn archive_get(
 ) -> Result<ArchiveGetOutcome, ArchiveGetError> {
     let name = WalFileName::parse(&request.name).ok_or_else(|| ArchiveGetError::Name(request.name.clone()))?;
     let WalFileName::Segment(segment) = name else {
-        // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more use.
+        // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more
+        // use.
         if let (WalFileName::History(_), Some(prefetch)) = (&name, prefetch) {
             prefetch.remove_dir();
         }

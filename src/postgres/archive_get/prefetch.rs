@@ -1,7 +1,9 @@
-//! Segments fetched ahead of PostgreSQL, by a process of their own that outlives the `restore_command` which started it.
+//! Segments fetched ahead of PostgreSQL, by a process of their own that outlives the `restore_command` which started
+//! it.
 //!
-//! They lie in a directory of their own, whole, synced and under their own names, so that taking one is a rename. One process at a time fills
-//! it, with [`PREFETCHED_SEGMENTS`] segments at the most. The directory is removed when recovery begins or ends, or reaches the archive's end.
+//! They lie in a directory of their own, whole, synced and under their own names, so that taking one is a rename. One
+//! process at a time fills it, with [`PREFETCHED_SEGMENTS`] segments at the most. The directory is removed when
+//! recovery begins or ends, or reaches the archive's end.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -45,8 +47,9 @@ impl std::fmt::Debug for Prefetch {
 }
 
 impl Prefetch {
-    /// Prefetching for the server that `dest` belongs to. The directory stands beside its data directory, never in it, where backups and
-    /// pg_rewind would find it; or in `state_dir` if there is no writing beside it. `None` if there is no such place either.
+    /// Prefetching for the server that `dest` belongs to. The directory stands beside its data directory, never in it,
+    /// where backups and pg_rewind would find it; or in `state_dir` if there is no writing beside it. `None` if there
+    /// is no such place either.
     #[must_use]
     pub fn for_destination(dest: &Path, state_dir: &Path, start: Box<PrefetchStarter>) -> Option<Prefetch> {
         let folder = dest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -115,8 +118,9 @@ fn try_lock(dir: &Path) -> Option<FileLock> {
     FileLock::acquire(file).ok()
 }
 
-/// Fetches the [`PREFETCHED_SEGMENTS`] segments that follow `after` into the directory, and removes others from it. Ends at the first that is not there or
-/// cannot be had: whoever needs it asks for it again, and reports what is wrong with it. Does nothing if another process is at it.
+/// Fetches the [`PREFETCHED_SEGMENTS`] segments that follow `after` into the directory, and removes others from it.
+/// Ends at the first that is not there or cannot be had: whoever needs it asks for it again, and reports what is wrong
+/// with it. Does nothing if another process is at it.
 ///
 /// # Errors
 /// The archive does not say what the cluster is.

@@ -125,7 +125,8 @@ async fn the_tail_of_a_timeline_comes_from_where_the_promotion_left_it() {
     // A standby would wait for more of timeline 1 instead.
     let standby = ArchiveGetRequest { standby: true, ..scene.request(&name(1, 6)) };
     assert!(matches!(archive_get(&scene.archive, &standby, None, None).await, Ok(ArchiveGetOutcome::Absent)));
-    // What the old timeline's own copy says after the switch point is another story; what it says before it must be the same.
+    // What the old timeline's own copy says after the switch point is another story; what it says before it must be the
+    // same.
     let (segment, _) = segment_on(1, 6, b"", 9);
     let mut partial = copy.to_vec();
     partial[0x100] ^= 1;

@@ -4,12 +4,14 @@ use crate::postgres::archive::name_list::{DatabaseNames, NAME_LIST_FORMAT, NameL
 use crate::postgres::sql::{self, SqlSession};
 use crate::postgres::wire::conninfo::Conninfo;
 
-/// What the server's databases and tables are called now; `None`, with a warning, where it does not say. A backup without it is as good as any.
+/// What the server's databases and tables are called now; `None`, with a warning, where it does not say. A backup
+/// without it is as good as any.
 pub(super) async fn collect_names(server: &Conninfo, major: u32) -> Option<NameList> {
     match database_names(server).await {
         Ok(databases) => Some(NameList { format: NAME_LIST_FORMAT, major_version: major, databases }),
         Err(error) => {
-            tracing::warn!(%error, "the backup goes without names; walkeep log will show OIDs where the WAL has no name");
+            tracing::warn!(%error, "the backup goes without names; walkeep log will show OIDs where the WAL has no \
+                name");
             None
         }
     }
@@ -25,7 +27,8 @@ async fn database_names(server: &Conninfo) -> Result<Vec<DatabaseNames>, sql::Sq
             match add_relation_names(&Conninfo { dbname: name, ..server.clone() }, &mut database).await {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::warn!(database = database.row.row.name, %error, "the names in this database are not listed");
+                    tracing::warn!(database = database.row.row.name, %error, "the names in this database are not \
+                        listed");
                 }
             }
         }

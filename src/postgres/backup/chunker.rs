@@ -1,4 +1,5 @@
-//! From the server's archives to files cut in chunks: what comes in is bytes of tar, what goes out is work for the hashing threads.
+//! From the server's archives to files cut in chunks: what comes in is bytes of tar, what goes out is work for the
+//! hashing threads.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

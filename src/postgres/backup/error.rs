@@ -42,7 +42,8 @@ pub enum BackupError {
     Tar(#[from] TarError),
     /// Another cluster than the archive is of.
     #[error(
-        "the server is cluster {server}, but this archive is of cluster {archived}; check the connection, or give the new cluster a name of its own"
+        "the server is cluster {server}, but this archive is of cluster {archived}; check the connection, or give the \
+            new cluster a name of its own"
     )]
     WrongCluster {
         /// The server's.
@@ -86,7 +87,8 @@ pub enum BackupError {
     },
     /// The WAL that the backup needs did not get into the archive.
     #[error(
-        "segment {missing} is not in the archive {waited:?} after the backup ended at {stop}, and without it the backup cannot be used; {advice}"
+        "segment {missing} is not in the archive {waited:?} after the backup ended at {stop}, and without it the \
+            backup cannot be used; {advice}"
     )]
     WalMissing {
         /// The first one that is missing.
@@ -110,7 +112,8 @@ pub enum BackupError {
     },
     /// Packs that were to be used again were removed meanwhile.
     #[error(
-        "{count} packs of older backups were removed while this one used them again; take the backup again, and leave cleaning until it is done"
+        "{count} packs of older backups were removed while this one used them again; take the backup again, and leave \
+            cleaning until it is done"
     )]
     PacksGone {
         /// How many.

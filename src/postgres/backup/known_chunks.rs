@@ -10,12 +10,13 @@ use crate::postgres::archive::manifest::{BackupSummary, Manifest};
 use crate::postgres::format::segment::SystemId;
 use crate::vault::seal::{EpochKeyId, SealedKind};
 
-/// No more manifests are read once so many chunks are known: 8 million chunks, 1 TB, take some 800 MB of memory. The newest manifests come first,
-/// and hold nearly all that can be used again.
+/// No more manifests are read once so many chunks are known: 8 million chunks, 1 TB, take some 800 MB of memory. The
+/// newest manifests come first, and hold nearly all that can be used again.
 const MAX_KNOWN_CHUNKS: usize = 8 << 20;
 
-/// Every chunk of a readable backup of this cluster, whose pack every repository has and whose name comes of the current key. A manifest that cannot be
-/// read is passed over: it costs space, and must not stand in the way of a new backup.
+/// Every chunk of a readable backup of this cluster, whose pack every repository has and whose name comes of the
+/// current key. A manifest that cannot be read is passed over: it costs space, and must not stand in the way of a new
+/// backup.
 pub(super) async fn known_chunks(
     archive: &Archive,
     system: SystemId,
@@ -35,7 +36,8 @@ pub(super) async fn known_chunks(
             Ok(Some(opened)) => opened,
             Ok(None) => continue,
             Err(error) => {
-                tracing::warn!(cluster = %archive.cluster(), manifest = %object.key, %error, "passing over a manifest that cannot be read");
+                tracing::warn!(cluster = %archive.cluster(), manifest = %object.key, %error, "passing over a manifest \
+                    that cannot be read");
                 continue;
             }
         };
@@ -44,7 +46,8 @@ pub(super) async fn known_chunks(
         match manifest {
             Ok(manifest) => add_known_chunks(&mut known, &manifest, system, key, &packs),
             Err(error) => {
-                tracing::warn!(cluster = %archive.cluster(), manifest = %object.key, %error, "passing over a manifest that makes no sense");
+                tracing::warn!(cluster = %archive.cluster(), manifest = %object.key, %error, "passing over a manifest \
+                    that makes no sense");
             }
         }
     }

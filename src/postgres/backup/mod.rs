@@ -1,15 +1,16 @@
 //! Base backups over `BASE_BACKUP`: no access to the server's files is needed, only a replication connection.
 //!
-//! The server sends archives ([`tar`]); files are cut in chunks ([`chunker`]), whose pages are checked ([`page_checksums`]) and which are hashed on all cores.
-//! A chunk that any older backup of the cluster has stored is only named; the others fill packs that are sealed and put away while reading goes on
-//! ([`packer`]). When the server is done, the archive must prove to have the WAL from the backup's start to its stop ([`required_wal`]). Only then is the
-//! manifest written, with a create-only put: it is what makes the backup one.
+//! The server sends archives ([`tar`]); files are cut in chunks ([`chunker`]), whose pages are checked
+//! ([`page_checksums`]) and which are hashed on all cores. A chunk that any older backup of the cluster has stored is
+//! only named; the others fill packs that are sealed and put away while reading goes on ([`packer`]). When the server
+//! is done, the archive must prove to have the WAL from the backup's start to its stop ([`required_wal`]). Only then is
+//! the manifest written, with a create-only put: it is what makes the backup one.
 //!
-//! A crash at any step leaves no manifest, and at most packs that nothing names, which cleaning removes. Two backups at once are safe: packs
-//! have random names, and a chunk stored twice does no harm.
+//! A crash at any step leaves no manifest, and at most packs that nothing names, which cleaning removes. Two backups at
+//! once are safe: packs have random names, and a chunk stored twice does no harm.
 //!
-//! In memory: the chunks under way (8 MiB), four packs at most and what they were sealed to (256 MiB at worst, half of that as a rule), and 100
-//! bytes a chunk known.
+//! In memory: the chunks under way (8 MiB), four packs at most and what they were sealed to (256 MiB at worst, half of
+//! that as a rule), and 100 bytes a chunk known.
 
 mod required_wal;
 mod chunker;
@@ -56,8 +57,8 @@ use crate::vault::seal::SealedKind;
 const CHUNKS_PER_BATCH: usize = 8;
 /// Batches that are being hashed, or wait for it or for being stored: 8 MiB.
 const BATCHES_IN_FLIGHT: usize = 8;
-/// How the server is to compress what it sends, the first that it can: both take less of its time than sending all of it would, even over a local
-/// socket, and leave a seventh to be sent; LZ4 takes two thirds of zstd's.
+/// How the server is to compress what it sends, the first that it can: both take less of its time than sending all of
+/// it would, even over a local socket, and leave a seventh to be sent; LZ4 takes two thirds of zstd's.
 const SERVER_COMPRESSIONS: [ServerCompression; 2] = [ServerCompression::Lz4, ServerCompression::Zstd(-5)];
 /// What a server says that cannot: feature not supported, syntax error, invalid parameter value.
 const NO_COMPRESSION_SQLSTATES: [&str; 3] = ["0A000", "42601", "22023"];
@@ -101,8 +102,8 @@ pub enum BackupProgress {
     WaitingForWal,
 }
 
-/// Takes a backup of the server and returns what a list will show of it. When this returns, the backup is durable in every repository, and the WAL
-/// it needs is, too. Dropped half-way it leaves nothing that looks like a backup.
+/// Takes a backup of the server and returns what a list will show of it. When this returns, the backup is durable in
+/// every repository, and the WAL it needs is, too. Dropped half-way it leaves nothing that looks like a backup.
 ///
 /// # Errors
 /// [`BackupError`]; there is no backup then.
@@ -114,8 +115,8 @@ pub async fn take_backup(
 ) -> Result<BackupSummary, BackupError> {
     let (tell, mut told) = watch::channel(BackupProgress::Checkpoint);
     let (archive, server, options) = (Arc::clone(archive), server.clone(), options.clone());
-    // On a worker thread of its own, where the socket is polled, too: woken from another thread for each of its many messages, the caller's would
-    // spend more time on waking than on working. Dropping the set ends the task.
+    // On a worker thread of its own, where the socket is polled, too: woken from another thread for each of its many
+    // messages, the caller's would spend more time on waking than on working. Dropping the set ends the task.
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { take_backup_reporting(&archive, &server, &options, &tell).await });
     while told.changed().await.is_ok() {
@@ -401,8 +402,8 @@ async fn record_chunk(
     Ok(())
 }
 
-/// Pages whose checksums are wrong although they look old: asks the server whether they have been changed since the backup began. Then they were torn
-/// while being read, and replay puts them right; else the data is damaged.
+/// Pages whose checksums are wrong although they look old: asks the server whether they have been changed since the
+/// backup began. Then they were torn while being read, and replay puts them right; else the data is damaged.
 async fn recheck_suspect_pages(
     server: &Conninfo,
     rule: Option<ChecksumRule>,

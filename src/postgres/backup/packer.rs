@@ -1,4 +1,5 @@
-//! Where chunks go: those that are stored already are only named, the rest fill packs that are sealed and put away while reading goes on.
+//! Where chunks go: those that are stored already are only named, the rest fill packs that are sealed and put away
+//! while reading goes on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use crate::postgres::archive::chunks::{
 use crate::postgres::archive::manifest::ManifestChunk;
 use crate::vault;
 
-/// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in memory: four times [`PACK_BYTES`] of
-/// chunks, and as much again where they don't compress.
+/// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in
+/// memory: four times [`PACK_BYTES`] of chunks, and as much again where they don't compress.
 const PACKS_IN_FLIGHT: usize = 3;
 
 /// The chunks of one backup.
@@ -46,7 +47,8 @@ pub(super) struct PackedChunks {
 impl Packer {
     pub(super) fn new(archive: &Arc<Archive>, known: KnownChunks) -> Result<Packer, BackupError> {
         let (layout, protection) = (archive.layout().clone(), Arc::clone(archive.vault().protection()));
-        // Not faster when behind, as WAL is: a pack is kept for long, and zstd's -5 took a fifth off the time and put 220 % on the size.
+        // Not faster when behind, as WAL is: a pack is kept for long, and zstd's -5 took a fifth off the time and put
+        // 220 % on the size.
         let level = archive.vault().level();
         // One thread a pack: several packs at once keep all of them busy.
         let seal = move |pack: PackBuilder| pack.seal(&layout, &protection, level, 1);

@@ -1,9 +1,10 @@
 //! Data checksums of the pages in a chunk.
 //!
-//! The rule is the server's own (`verify_page_checksum`, `basebackup.c`): a page that was changed after the backup began may have been read half
-//! written, and replay puts it right from its full-page image; any other page must carry its checksum. Where the server finds a wrong one, it
-//! reads the page again: it may have been torn between an old first half, which says how old the page is, and a new second one. We can't do that
-//! in a stream, so such pages are gathered, and their age is asked for once more at the end.
+//! The rule is the server's own (`verify_page_checksum`, `basebackup.c`): a page that was changed after the backup
+//! began may have been read half written, and replay puts it right from its full-page image; any other page must carry
+//! its checksum. Where the server finds a wrong one, it reads the page again: it may have been torn between an old
+//! first half, which says how old the page is, and a new second one. We can't do that in a stream, so such pages are
+//! gathered, and their age is asked for once more at the end.
 
 use bytes::Bytes;
 
@@ -33,7 +34,8 @@ pub(super) struct PageFindings {
 }
 
 impl ChecksumRule {
-    /// Checks every whole page in `parts`, which begin at a page's beginning; the first page is the fork's page `first`.
+    /// Checks every whole page in `parts`, which begin at a page's beginning; the first page is the fork's page
+    /// `first`.
     pub(super) fn check_pages(&self, parts: &[Bytes], first: u32) -> PageFindings {
         let mut findings = PageFindings::default();
         let mut scratch = Vec::with_capacity(self.block_size);

@@ -1,9 +1,11 @@
 //! The proof that the archive has the WAL a backup needs, and the fetching of what nobody archived.
 //!
-//! Decided: a backup does not stream WAL beside itself. A running receiver or `archive_command` has it within a moment of the backup's end; PostgreSQL
-//! ends the segment by itself then, on a primary. Where nothing has come for [`FETCH_AFTER`], or nobody seems to archive at all, the backup fetches the missing segments over a
-//! connection of its own and puts them into the archive as a receiver would, where whoever comes later finds them identical. That the server still has them
-//! is the work of a temporary slot ([`hold_server_wal`]), which lives as long as the backup's connection and not a moment longer.
+//! Decided: a backup does not stream WAL beside itself. A running receiver or `archive_command` has it within a moment
+//! of the backup's end; PostgreSQL ends the segment by itself then, on a primary. Where nothing has come for
+//! [`FETCH_AFTER`], or nobody seems to archive at all, the backup fetches the missing segments over a connection of its
+//! own and puts them into the archive as a receiver would, where whoever comes later finds them identical. That the
+//! server still has them is the work of a temporary slot ([`hold_server_wal`]), which lives as long as the backup's
+//! connection and not a moment longer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,9 +56,11 @@ impl RequiredWal {
 
     const fn advice(&self) -> &'static str {
         if self.standby {
-            "a standby cannot end the segment: run \"select pg_switch_wal()\" on the primary, and have `walkeep receive` running"
+            "a standby cannot end the segment: run \"select pg_switch_wal()\" on the primary, and have `walkeep \
+                receive` running"
         } else {
-            "have `walkeep receive` running or archive_command set, and take the backup again; `walkeep check` finds what is wrong"
+            "have `walkeep receive` running or archive_command set, and take the backup again; `walkeep check` finds \
+                what is wrong"
         }
     }
 }
@@ -86,7 +90,8 @@ pub(super) async fn require_archived(
             return Err(BackupError::WalMissing { missing: first, stop: needed.stop, waited, advice });
         }
         if now.saturating_sub(progressed) >= patience {
-            tracing::info!(cluster = %archive.cluster(), segment = %first, "nobody archives the WAL of the backup: fetching it");
+            tracing::info!(cluster = %archive.cluster(), segment = %first, "nobody archives the WAL of the backup: \
+                fetching it");
             let left = limit.saturating_sub(waited);
             timeout(&*clock, left, fetch_missing(archive, server, needed, first)).await.transpose()?;
             progressed = clock.elapsed();
@@ -100,7 +105,8 @@ pub(super) async fn require_archived(
     Ok(())
 }
 
-/// Whether the archive has the segment before the backup's first one, or any of the backup's own: then whoever brought that brings the rest.
+/// Whether the archive has the segment before the backup's first one, or any of the backup's own: then whoever brought
+/// that brings the rest.
 async fn is_being_archived(archive: &Archive, needed: &RequiredWal) -> Result<bool, BackupError> {
     let before = needed.first().previous().and_then(|n| SegmentName::new(needed.timeline, n, needed.size));
     if let Some(before) = before
@@ -111,8 +117,8 @@ async fn is_being_archived(archive: &Archive, needed: &RequiredWal) -> Result<bo
     Ok(missing_segments(archive, needed).await?.len() < needed.segment_names().count())
 }
 
-/// Has the server keep its WAL for as long as the connection that is returned. `None` if it has no slot to spare: the backup then goes on without, as an
-/// archiving server's WAL is not at stake.
+/// Has the server keep its WAL for as long as the connection that is returned. `None` if it has no slot to spare: the
+/// backup then goes on without, as an archiving server's WAL is not at stake.
 pub(super) async fn hold_server_wal(server: &Conninfo) -> Result<Option<ReplicationConnection>, BackupError> {
     let mut connection = ReplicationConnection::connect(server).await?;
     let name = format!("walkeep_backup_{}", PackId::random()?);
@@ -120,7 +126,8 @@ pub(super) async fn hold_server_wal(server: &Conninfo) -> Result<Option<Replicat
     match connection.create_temporary_slot(&slot).await {
         Ok(()) => Ok(Some(connection)),
         Err(error) => {
-            tracing::warn!(%error, "no temporary slot: if nobody archives, the server may remove WAL of the backup before it ends");
+            tracing::warn!(%error, "no temporary slot: if nobody archives, the server may remove WAL of the backup \
+                before it ends");
             Ok(None)
         }
     }

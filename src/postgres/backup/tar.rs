@@ -1,6 +1,8 @@
-//! The tar stream of `BASE_BACKUP`: bytes in, entries and their content out, any split (`tarCreateHeader`, `basebackup.c`).
+//! The tar stream of `BASE_BACKUP`: bytes in, entries and their content out, any split (`tarCreateHeader`,
+//! `basebackup.c`).
 //!
-//! Only what PostgreSQL writes: plain ustar headers with files, directories and symbolic links. Pure, and copies nothing but headers.
+//! Only what PostgreSQL writes: plain ustar headers with files, directories and symbolic links. Pure, and copies
+//! nothing but headers.
 
 use bytes::{Buf, Bytes, BytesMut};
 

@@ -1,8 +1,9 @@
-//! `backup_label` and `tablespace_map`: what tells a restored data directory where its recovery begins and where its tablespaces are
-//! (`build_backup_content` in `xlogbackup.c`, `read_backup_label` and `read_tablespace_map` in `xlogrecovery.c`).
+//! `backup_label` and `tablespace_map`: what tells a restored data directory where its recovery begins and where its
+//! tablespaces are (`build_backup_content` in `xlogbackup.c`, `read_backup_label` and `read_tablespace_map` in
+//! `xlogrecovery.c`).
 //!
-//! Both are kept byte for byte; they are parsed here to be understood, and a tablespace map is written anew only when a restore
-//! puts a tablespace elsewhere.
+//! Both are kept byte for byte; they are parsed here to be understood, and a tablespace map is written anew only when a
+//! restore puts a tablespace elsewhere.
 
 use super::lsn::Lsn;
 use super::segment::SegmentName;
@@ -78,7 +79,8 @@ impl BackupLabel {
     /// The name of the file in a data directory.
     pub const FILE: &'static str = "backup_label";
 
-    /// Reads the file. The lines stand in a fixed order; the first two are needed, the rest may be absent as in old servers' files.
+    /// Reads the file. The lines stand in a fixed order; the first two are needed, the rest may be absent as in old
+    /// servers' files.
     ///
     /// # Errors
     /// [`BackupLabelError`] where PostgreSQL would refuse the file too.
@@ -123,7 +125,8 @@ fn parse_start_location(text: &str) -> Option<(Lsn, SegmentName)> {
     Some((position.parse().ok()?, SegmentName::parse(file.strip_suffix(')')?)?))
 }
 
-/// The file as text. The name its taker gave it may be in any encoding: what is no UTF-8 is replaced, for it is only ever shown.
+/// The file as text. The name its taker gave it may be in any encoding: what is no UTF-8 is replaced, for it is only
+/// ever shown.
 fn text_of_file<'a>(bytes: &'a [u8], file: &'static str) -> Result<std::borrow::Cow<'a, str>, BackupLabelError> {
     if bytes.len() > MAX_LABEL_FILE_BYTES {
         return Err(BackupLabelError::NotText { file });
@@ -243,7 +246,8 @@ pub fn fuzz(data: &[u8]) {
     }
     for escapes in [TablespaceMapEscapes::LineEnds, TablespaceMapEscapes::LineEndsAndBackslashes] {
         if let Ok(map) = TablespaceMap::parse(data, escapes) {
-            // A path of 13 that ends in a backslash cannot be told from an escaped line end: the server has the same trouble.
+            // A path of 13 that ends in a backslash cannot be told from an escaped line end: the server has the same
+            // trouble.
             let ambiguous =
                 escapes == TablespaceMapEscapes::LineEnds && map.tablespaces.iter().any(|t| t.path.contains('\\'));
             let again = TablespaceMap::parse(&map.serialise(escapes), escapes);

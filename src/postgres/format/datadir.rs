@@ -1,5 +1,5 @@
-//! What of a data directory a backup copies, skips or empties, and what its relation files' names mean (`basebackup.c`, `reinit.c`,
-//! `relpath.c`).
+//! What of a data directory a backup copies, skips or empties, and what its relation files' names mean (`basebackup.c`,
+//! `reinit.c`, `relpath.c`).
 //!
 //! Pure: paths relative to the data directory in, with `/` between the parts, verdicts out.
 
@@ -110,21 +110,23 @@ impl RelationFile {
         })
     }
 
-    /// The number of the file's first block within the relation's fork, for its pages' checksums; `None` past the end of the block space.
+    /// The number of the file's first block within the relation's fork, for its pages' checksums; `None` past the end
+    /// of the block space.
     #[must_use]
     pub fn first_block(&self, relation_segment_blocks: u32) -> Option<u32> {
         self.segment.checked_mul(relation_segment_blocks)
     }
 }
 
-/// A number as PostgreSQL writes it in a file name: no sign, no leading zero, above zero (`parse_filename_for_nontemp_relation`).
+/// A number as PostgreSQL writes it in a file name: no sign, no leading zero, above zero
+/// (`parse_filename_for_nontemp_relation`).
 fn parse_file_number(text: &str) -> Option<u32> {
     let plain = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
     if plain { text.parse().ok() } else { None }
 }
 
-/// What a backup does with `path`. It is the caller's to leave out what lies in an emptied directory that it does not walk, but a path in one
-/// is answered with [`PathClass::Skip`] too.
+/// What a backup does with `path`. It is the caller's to leave out what lies in an emptied directory that it does not
+/// walk, but a path in one is answered with [`PathClass::Skip`] too.
 #[must_use]
 pub fn classify_path(path: &str) -> PathClass {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -162,8 +164,8 @@ fn is_temporary_relation(parent: &str, name: &str) -> bool {
     in_database && backend && digits > 0 && (tail.is_empty() || tail.starts_with('_') || tail.starts_with('.'))
 }
 
-/// The unlogged relations among files: those with an init fork. Of these a backup keeps the init fork alone; the server makes the rest from it
-/// at the end of recovery.
+/// The unlogged relations among files: those with an init fork. Of these a backup keeps the init fork alone; the server
+/// makes the rest from it at the end of recovery.
 #[derive(Clone, Debug, Default)]
 pub struct UnloggedRelations {
     relations: HashSet<DataDirRelation>,

@@ -69,7 +69,8 @@ pub struct ParseLsnError(String);
 impl FromStr for Lsn {
     type Err = ParseLsnError;
 
-    /// Accepts exactly what `pg_lsn` accepts: one to eight hexadecimal digits on each side of a slash (`pg_lsn.c`, `pg_lsn_in_internal`).
+    /// Accepts exactly what `pg_lsn` accepts: one to eight hexadecimal digits on each side of a slash (`pg_lsn.c`,
+    /// `pg_lsn_in_internal`).
     fn from_str(s: &str) -> Result<Lsn, ParseLsnError> {
         let part = |text: &str| -> Option<u64> {
             let plain = (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());

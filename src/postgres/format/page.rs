@@ -1,7 +1,7 @@
 //! Data pages: header and checksum (`bufpage.h`, `checksum_impl.h`).
 //!
-//! Functions on a page as it lies in a relation file, of any block size PostgreSQL can be built with. Little-endian, as every machine we
-//! know of that runs PostgreSQL in earnest.
+//! Functions on a page as it lies in a relation file, of any block size PostgreSQL can be built with. Little-endian, as
+//! every machine we know of that runs PostgreSQL in earnest.
 
 use super::lsn::Lsn;
 
@@ -81,8 +81,8 @@ pub fn stored_checksum(page: &[u8]) -> Option<u16> {
     u16_at(page, 8)
 }
 
-/// The checksum the page should carry as block `block` of its relation (`pg_checksum_page`). `None` if this is no whole page: the
-/// block size is a power of two from 1 to 32 KiB.
+/// The checksum the page should carry as block `block` of its relation (`pg_checksum_page`). `None` if this is no whole
+/// page: the block size is a power of two from 1 to 32 KiB.
 ///
 /// `block` counts from the relation's beginning, not from the file's: file `16384.1` starts at block 131072.
 #[must_use]
@@ -107,7 +107,8 @@ pub fn checksum(page: &[u8], block: u32) -> Option<u16> {
     u16::try_from(folded % 65_535 + 1).ok()
 }
 
-/// Whether the page carries its right checksum as block `block`, or is all zero and needs none. False for anything that is no whole page.
+/// Whether the page carries its right checksum as block `block`, or is all zero and needs none. False for anything that
+/// is no whole page.
 ///
 /// Only for clusters with data checksums: without, the field is zero on every page.
 #[must_use]

@@ -1,7 +1,8 @@
 //! `global/pg_control`, PostgreSQL 13 to 18 (`pg_control.h`).
 //!
-//! The bytes of the file in, a [`PgControl`] out, its CRC-32C checked first. The structure is a C struct as a 64-bit little-endian machine
-//! lays it out; versions 1300 (PostgreSQL 13 to 16), 1700 (17) and 1800 (18) differ in two fields.
+//! The bytes of the file in, a [`PgControl`] out, its CRC-32C checked first. The structure is a C struct as a 64-bit
+//! little-endian machine lays it out; versions 1300 (PostgreSQL 13 to 16), 1700 (17) and 1800 (18) differ in two
+//! fields.
 
 use super::lsn::Lsn;
 use super::segment::{SegmentSize, SystemId};
@@ -213,7 +214,8 @@ impl PgControl {
         fields.control()
     }
 
-    /// PostgreSQL's major version, told by the catalog version of its releases. `None` for a development or beta version.
+    /// PostgreSQL's major version, told by the catalog version of its releases. `None` for a development or beta
+    /// version.
     #[must_use]
     pub const fn major(&self) -> Option<u32> {
         match self.catalog_version {
@@ -234,7 +236,8 @@ struct PgControlFields<'a> {
 }
 
 impl PgControlFields<'_> {
-    /// Everything, once version and CRC are known to be right. Offsets of 64-bit little-endian machines; `checkPointCopy` starts at 40.
+    /// Everything, once version and CRC are known to be right. Offsets of 64-bit little-endian machines;
+    /// `checkPointCopy` starts at 40.
     fn control(&self) -> Result<PgControl, PgControlError> {
         Ok(PgControl {
             system_id: SystemId::new(self.u64(0)?),
@@ -335,7 +338,8 @@ impl PgControlFields<'_> {
     }
 }
 
-/// The body of a fuzz target: any bytes as they are, and again under a right version and CRC, so that the fields are reached.
+/// The body of a fuzz target: any bytes as they are, and again under a right version and CRC, so that the fields are
+/// reached.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let _as_given = PgControl::parse(data).is_ok();

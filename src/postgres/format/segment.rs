@@ -1,4 +1,5 @@
-//! WAL segments: their size, their numbers, and the grammar of the names in `pg_wal` and in an archive (`xlog_internal.h`).
+//! WAL segments: their size, their numbers, and the grammar of the names in `pg_wal` and in an archive
+//! (`xlog_internal.h`).
 
 use std::fmt;
 
@@ -43,8 +44,8 @@ impl<'de> serde::Deserialize<'de> for SystemId {
     }
 }
 
-/// The size of a cluster's segments: a power of two from 1 MiB to 1 GiB, 16 MiB unless `initdb --wal-segsize` said otherwise
-/// (`IsValidWalSegSize`).
+/// The size of a cluster's segments: a power of two from 1 MiB to 1 GiB, 16 MiB unless `initdb --wal-segsize` said
+/// otherwise (`IsValidWalSegSize`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct SegmentSize(u32);
@@ -243,11 +244,12 @@ pub enum WalFileName {
 }
 
 impl WalFileName {
-    /// The longest name `archive_command` is ever called with (`MAX_XFN_CHARS` in `pgarch.h` is 40; backup.sgml promises 64).
+    /// The longest name `archive_command` is ever called with (`MAX_XFN_CHARS` in `pgarch.h` is 40; backup.sgml
+    /// promises 64).
     pub const MAX_BYTES: usize = 64;
 
-    /// Reads a name as PostgreSQL's `%f` gives it. `None` if it is not one that PostgreSQL could use; such a name, which could also climb
-    /// out of a directory, must be refused.
+    /// Reads a name as PostgreSQL's `%f` gives it. `None` if it is not one that PostgreSQL could use; such a name,
+    /// which could also climb out of a directory, must be refused.
     #[must_use]
     pub fn parse(name: &str) -> Option<WalFileName> {
         if let Some(segment) = SegmentName::parse(name) {

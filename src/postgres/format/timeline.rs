@@ -5,7 +5,8 @@ use super::segment::{SegmentNo, SegmentSize};
 
 pub use super::timeline_id::{ParseTimelineIdError, TimelineId};
 
-/// The longest history file that is read, in bytes. One line is some 50 bytes and each stands for a promotion, so this is room for 20 000 of them.
+/// The longest history file that is read, in bytes. One line is some 50 bytes and each stands for a promotion, so this
+/// is room for 20 000 of them.
 pub const MAX_HISTORY_BYTES: usize = 1 << 20;
 
 /// One line of a history file: a timeline that the file's own timeline descends from, and where it was left.
@@ -41,7 +42,8 @@ pub enum TimelineHistoryError {
     },
     /// A line's timeline is not above the one before it, or not below the file's own (`readTimeLineHistory`).
     #[error(
-        "line {line} of the history of timeline {timeline} names timeline {found}; ancestors must rise and stay below their child"
+        "line {line} of the history of timeline {timeline} names timeline {found}; ancestors must rise and stay below \
+            their child"
     )]
     Order {
         /// The file's timeline.
@@ -68,7 +70,8 @@ impl TimelineHistory {
         TimelineHistory { timeline: TimelineId::FIRST, entries: Vec::new() }
     }
 
-    /// Reads the history file of `timeline`, as `readTimeLineHistory` in `timeline.c` does: blank lines and comments are skipped.
+    /// Reads the history file of `timeline`, as `readTimeLineHistory` in `timeline.c` does: blank lines and comments
+    /// are skipped.
     ///
     /// # Errors
     /// [`TimelineHistoryError`] where PostgreSQL would refuse the file too.
@@ -112,7 +115,8 @@ impl TimelineHistory {
         self.entries.last().map(|entry| entry.end)
     }
 
-    /// The timelines that end in the middle of this one's first segment, and where: it holds a copy of each one's last bytes.
+    /// The timelines that end in the middle of this one's first segment, and where: it holds a copy of each one's last
+    /// bytes.
     pub fn copied_tails(&self, size: SegmentSize) -> impl Iterator<Item = (TimelineId, Lsn)> + '_ {
         let first = self.fork_point().map(|begin| size.segment_of(begin));
         let within = move |end: Lsn| size.offset_of(end) > 0 && Some(size.segment_of(end)) == first;
@@ -143,8 +147,8 @@ pub struct TimelineSpan {
     pub end: Option<Lsn>,
 }
 
-/// A timeline that left another one, and took a copy of its last bytes along: the first segment of the new timeline begins as the old one's
-/// segment of the same number does, up to the switch point (`XLogInitNewTimeline` in `xlog.c`).
+/// A timeline that left another one, and took a copy of its last bytes along: the first segment of the new timeline
+/// begins as the old one's segment of the same number does, up to the switch point (`XLogInitNewTimeline` in `xlog.c`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimelineDeparture {
     /// The timeline with the copy.
@@ -169,7 +173,8 @@ impl TimelinePath {
         TimelineHistory::first().path()
     }
 
-    /// The same path, knowing by which timelines its last one was left: where that one ends in the middle of a segment, they have the rest.
+    /// The same path, knowing by which timelines its last one was left: where that one ends in the middle of a segment,
+    /// they have the rest.
     #[must_use]
     pub fn with_departures(mut self, histories: &[TimelineHistory]) -> TimelinePath {
         let target = self.target();
@@ -206,8 +211,9 @@ impl TimelinePath {
         self.spans.iter().rev().find(|span| span.begin <= lsn).map_or(TimelineId::FIRST, |span| span.timeline)
     }
 
-    /// Whether the byte before `lsn`, written on `timeline`, is part of this path: a backup that ended at `lsn` on `timeline` can be replayed
-    /// along it. PostgreSQL asks the same before it starts ("requested timeline is not a child of this server's history").
+    /// Whether the byte before `lsn`, written on `timeline`, is part of this path: a backup that ended at `lsn` on
+    /// `timeline` can be replayed along it. PostgreSQL asks the same before it starts ("requested timeline is not a
+    /// child of this server's history").
     #[must_use]
     pub fn contains(&self, timeline: TimelineId, lsn: Lsn) -> bool {
         self.spans
@@ -228,8 +234,8 @@ impl TimelinePath {
     }
 
     /// The timelines in whose name recovery looks for segment `number`, in its order: newest first, down to the oldest
-    /// (`XLogFileReadAnyTLI`). A segment in which a timeline begins is looked for on that timeline first, whose first segment holds a copy
-    /// of the parent's bytes up to the switch point.
+    /// (`XLogFileReadAnyTLI`). A segment in which a timeline begins is looked for on that timeline first, whose first
+    /// segment holds a copy of the parent's bytes up to the switch point.
     pub fn candidates(&self, number: SegmentNo, size: SegmentSize) -> impl Iterator<Item = TimelineId> + '_ {
         let begun = move |span: &&TimelineSpan| size.segment_of(span.begin) <= number;
         self.spans.iter().rev().filter(begun).map(|span| span.timeline)
@@ -365,7 +371,8 @@ mod tests {
         }
 
         #[test]
-        fn any_lines_are_read_or_refused(text in "([0-9#]{1,3}[\t ][0-9A-F]{1,3}/[0-9A-F]{1,9}(\t[a-z ]{0,5})?\r?\n){0,6}") {
+        fn any_lines_are_read_or_refused(text in "([0-9#]{1,3}[\t ][0-9A-F]{1,3}/[0-9A-F]{1,9}(\t[a-z \
+            ]{0,5})?\r?\n){0,6}") {
             super::fuzz(text.as_bytes());
         }
     }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-/// The number of a timeline (`TimeLineID`), 1 for a cluster that was never promoted. Prints in decimal, as PostgreSQL's messages do;
-/// file names use eight hexadecimal digits ([`TimelineId::hex`]), so timeline 16 is `00000010` there.
+/// The number of a timeline (`TimeLineID`), 1 for a cluster that was never promoted. Prints in decimal, as PostgreSQL's
+/// messages do; file names use eight hexadecimal digits ([`TimelineId::hex`]), so timeline 16 is `00000010` there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct TimelineId(NonZeroU32);

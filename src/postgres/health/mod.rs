@@ -33,10 +33,11 @@ pub struct HealthReport {
     pub healthy: bool,
     /// The newest moment that can be restored to.
     pub newest: Option<NewestRestorable>,
-    /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot say.
+    /// For how long what was committed is not protected: nothing if all is. The most it can be, where the server cannot
+    /// say.
     pub unprotected_seconds: Option<u64>,
-    /// Bytes of log that the server has and nobody else, where server and archive are on the same timeline and the server is no standby that may be
-    /// cut off.
+    /// Bytes of log that the server has and nobody else, where server and archive are on the same timeline and the
+    /// server is no standby that may be cut off.
     pub unprotected_bytes: Option<u64>,
     /// The newest backup that can be restored.
     pub backup: Option<String>,
@@ -224,7 +225,8 @@ impl HealthJudge<'_> {
         self.findings.add_backup_age(times, self.facts.schedule.as_deref(), self.facts.now, "walkeep backup postgres");
     }
 
-    /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a backup on that way bridges it.
+    /// Only what lies on the way to the newest timeline, behind the oldest backup on it, can be missed; and only a
+    /// backup on that way bridges it.
     fn judge_gaps(&mut self) {
         let ArchiveInventory { path, backups, gaps, .. } = &self.facts.overview;
         let on_path: Vec<&inventory::InventoryBackup> = backups.iter().filter(|backup| is_on(path, backup)).collect();
@@ -298,7 +300,8 @@ fn is_on(path: &TimelinePath, backup: &inventory::InventoryBackup) -> bool {
     path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
 }
 
-/// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it, the path does not.
+/// Where a path is behind a gap, if it meets it: what the timeline misses behind the point where the path leaves it,
+/// the path does not.
 fn gap_end_on(path: &TimelinePath, gap: &MissingWal) -> Option<Lsn> {
     let span = path.spans().iter().find(|span| span.timeline == gap.timeline)?;
     let end = span.end.map_or(gap.to_lsn, |left| left.min(gap.to_lsn));

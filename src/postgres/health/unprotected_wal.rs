@@ -1,8 +1,9 @@
 //! What a PostgreSQL server has written that nobody else has, and for how long.
 //!
-//! Positions are compared on one timeline only: after a failover to a standby that lagged, the server may be at a lower one than the archive,
-//! which has nothing of its timeline. The last protected commit says how old what is missing can be, and no more: on a quiet server it may have been
-//! written just now. So what looks late is looked at again before it is called so ([`confirm_late`]).
+//! Positions are compared on one timeline only: after a failover to a standby that lagged, the server may be at a lower
+//! one than the archive, which has nothing of its timeline. The last protected commit says how old what is missing can
+//! be, and no more: on a quiet server it may have been written just now. So what looks late is looked at again before
+//! it is called so ([`confirm_late`]).
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::postgres::archive::inventory::ArchiveInventory;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-/// What was written is here after so long, if anything brings it: a receiver elsewhere copies what it has every ten seconds (`copy-every`).
+/// What was written is here after so long, if anything brings it: a receiver elsewhere copies what it has every ten
+/// seconds (`copy-every`).
 const TRANSIT_ALLOWANCE: Duration = Duration::from_secs(15);
 
 /// How far the server is ahead of what is protected.
@@ -45,8 +47,8 @@ pub(super) struct WalProtection {
     handed_on: Option<u64>,
 }
 
-/// What looks late is looked at once more, by `again`: it may have been written a moment ago. What the server writes meanwhile counts for
-/// nothing, because it is not asked again.
+/// What looks late is looked at once more, by `again`: it may have been written a moment ago. What the server writes
+/// meanwhile counts for nothing, because it is not asked again.
 ///
 /// # Errors
 /// Those of `again`.
@@ -180,8 +182,9 @@ fn server_lead(newest: NewestRestorable, server: &ServerWalStatus) -> ServerLead
     }
 }
 
-/// `archive_timeout`, where it bounds the age of what is missing: the server's archiver works, and no more than its segment under way is missing.
-/// What an idle server writes by itself (`XLOG_MARK_UNIMPORTANT`) ends no segment, so there it may be missing for ever, and nothing is lost with it.
+/// `archive_timeout`, where it bounds the age of what is missing: the server's archiver works, and no more than its
+/// segment under way is missing. What an idle server writes by itself (`XLOG_MARK_UNIMPORTANT`) ends no segment, so
+/// there it may be missing for ever, and nothing is lost with it.
 fn archive_timeout_bound(
     newest: NewestRestorable,
     server: &ServerWalStatus,

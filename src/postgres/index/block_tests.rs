@@ -1,5 +1,5 @@
-//! Blocks of blocks against a look into every segment: over an archive in which segments come, go and change at random, what a search or a walk
-//! finds with them is what it would find without.
+//! Blocks of blocks against a look into every segment: over an archive in which segments come, go and change at random,
+//! what a search or a walk finds with them is what it would find without.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -246,7 +246,8 @@ proptest! {
         let expected: Vec<u64> = archive.range(from..to).map(|(number, _)| *number).collect();
         prop_assert_eq!(seen, expected);
 
-        // Without looking into any, no segment of a full block that lies within, and no block of a larger one that does.
+        // Without looking into any, no segment of a full block that lies within, and no block of a larger one that
+        // does.
         let mut steps = 0;
         along.walk_blocks(begin, end, |_| { steps += 1; ControlFlow::Continue(WalkNext::Next) }).unwrap();
         let whole = |at: BlockId| from <= at.first().get() && at.end().get() <= to

@@ -123,9 +123,9 @@ impl<'a> IndexView<'a> {
         })
     }
 
-    /// Shows the blocks in which the segments `from..to` of a timeline lie, each segment in one block only and in as few blocks as can be; the
-    /// lowest ones at either end may reach beyond. A visitor that answers [`WalkNext::Into`] is shown what the block is made of; of a lowest block
-    /// it has to look into the segments by itself.
+    /// Shows the blocks in which the segments `from..to` of a timeline lie, each segment in one block only and in as
+    /// few blocks as can be; the lowest ones at either end may reach beyond. A visitor that answers [`WalkNext::Into`]
+    /// is shown what the block is made of; of a lowest block it has to look into the segments by itself.
     ///
     /// # Errors
     /// What the store or the visitor says.
@@ -179,8 +179,8 @@ impl<'a> IndexView<'a> {
         Ok(sum)
     }
 
-    /// The largest block that begins with this one, or ends with it, and is `within` what is asked for; a larger one is there only if the smaller
-    /// ones in it are.
+    /// The largest block that begins with this one, or ends with it, and is `within` what is asked for; a larger one is
+    /// there only if the smaller ones in it are.
     fn largest_block(
         &self,
         timeline: TimelineId,

@@ -1,4 +1,5 @@
-//! Whether a stretch of log is whole: every segment there, every record checked, and each segment tied to the one before.
+//! Whether a stretch of log is whole: every segment there, every record checked, and each segment tied to the one
+//! before.
 
 use std::fmt;
 use std::ops::ControlFlow;

@@ -7,7 +7,8 @@ use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::segment::SegmentSize;
 
-/// An index that cannot be opened, read or written. Nothing is ever lost with it: it can always be rebuilt from the repository.
+/// An index that cannot be opened, read or written. Nothing is ever lost with it: it can always be rebuilt from the
+/// repository.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// There is no index yet.
@@ -39,7 +40,8 @@ pub enum IndexError {
     },
     /// Another version of walkeep wrote it.
     #[error(
-        "the index in {} has format {found}, this walkeep reads format {expected}; `walkeep index rebuild` makes it anew", .dir.display()
+        "the index in {} has format {found}, this walkeep reads format {expected}; `walkeep index rebuild` makes it \
+            anew", .dir.display()
     )]
     OtherFormat {
         /// The index's directory.

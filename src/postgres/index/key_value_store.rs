@@ -1,6 +1,8 @@
-//! What the index asks of a database: ordered keys in a few families, read one by one or by range, written in batches that apply whole.
+//! What the index asks of a database: ordered keys in a few families, read one by one or by range, written in batches
+//! that apply whole.
 //!
-//! RocksDB is one such store ([`rocks`](super::rocks)); a sorted map in memory is another, which tests and readers without a database use.
+//! RocksDB is one such store ([`rocks`](super::rocks)); a sorted map in memory is another, which tests and readers
+//! without a database use.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

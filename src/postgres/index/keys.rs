@@ -1,7 +1,8 @@
-//! The index's keys: byte strings whose order is the logical order, so that a range of segments or events is one range of keys.
+//! The index's keys: byte strings whose order is the logical order, so that a range of segments or events is one range
+//! of keys.
 //!
-//! Each key begins with the cluster's name and a zero byte, then big-endian numbers. Pure: no RocksDB here. The layout is described in
-//! `docs/format/index.md`; a change here is a new [`FORMAT`](super::FORMAT).
+//! Each key begins with the cluster's name and a zero byte, then big-endian numbers. Pure: no RocksDB here. The layout
+//! is described in `docs/format/index.md`; a change here is a new [`FORMAT`](super::FORMAT).
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
@@ -14,10 +15,12 @@ pub const PARAMETERS_TAG: u8 = 2;
 /// The kind of restore points.
 pub const RESTORE_POINT_TAG: u8 = 3;
 
-/// Segments in one block ([`block_number`]): large enough that a year of WAL is a few hundred blocks, small enough to be read in one go.
+/// Segments in one block ([`block_number`]): large enough that a year of WAL is a few hundred blocks, small enough to
+/// be read in one go.
 pub const BLOCK_SEGMENTS: u64 = 256;
 
-/// Blocks of one level that make one of the next: few, so that a stretch of log is a few blocks of each level wherever it begins and ends.
+/// Blocks of one level that make one of the next: few, so that a stretch of log is a few blocks of each level wherever
+/// it begins and ends.
 pub const BLOCK_CHILDREN: u64 = 4;
 
 /// The highest level: one block of it holds every segment there can be (2^64 bytes of log in segments of a megabyte).
@@ -115,7 +118,8 @@ impl ClusterKeys {
     /// The keys of the cluster of this name.
     ///
     /// # Errors
-    /// [`ClusterKeyError`] for an empty or overlong name, or one with a zero byte, which would let two clusters' keys mix.
+    /// [`ClusterKeyError`] for an empty or overlong name, or one with a zero byte, which would let two clusters' keys
+    /// mix.
     pub fn new(name: &str) -> Result<ClusterKeys, ClusterKeyError> {
         if name.is_empty() || name.len() > MAX_CLUSTER_NAME_BYTES || name.bytes().any(|b| b == 0) {
             return Err(ClusterKeyError(name.to_owned()));
@@ -217,7 +221,8 @@ impl ClusterKeys {
         Some((*kind, TimelineId::new(u32::from_be_bytes(*timeline))?, Lsn::new(u64::from_be_bytes(*lsn)), ordinal))
     }
 
-    /// The key under which a restore point is found by its name. PostgreSQL's names are C strings: they hold no zero byte.
+    /// The key under which a restore point is found by its name. PostgreSQL's names are C strings: they hold no zero
+    /// byte.
     #[must_use]
     pub fn name_at(&self, name: &[u8], timeline: TimelineId, lsn: Lsn) -> Vec<u8> {
         self.key(&[name, &[0], &timeline.get().to_be_bytes(), &lsn.get().to_be_bytes()])
@@ -237,8 +242,8 @@ impl ClusterKeys {
         Some((TimelineId::new(u32::from_be_bytes(*timeline))?, Lsn::new(u64::from_be_bytes(*lsn))))
     }
 
-    /// The key of the facts about the cluster, in the family of the index's own facts. Those that concern no cluster have words as keys, without
-    /// a zero byte.
+    /// The key of the facts about the cluster, in the family of the index's own facts. Those that concern no cluster
+    /// have words as keys, without a zero byte.
     #[must_use]
     pub fn facts(&self) -> Vec<u8> {
         self.0.clone()

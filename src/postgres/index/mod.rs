@@ -1,11 +1,13 @@
 //! The index: where in the archive a moment, a transaction, a restore point or a position is.
 //!
-//! It holds a summary of each segment, of each block of 256 segments and of each four full blocks, level upon level, and every event, in RocksDB; all of it comes from the digests in the
-//! trailers of the segments' objects, so an index that is lost is rebuilt from them, and nothing is ever acknowledged on its word. One process
-//! writes ([`WalIndex::open_writer`]); any number read beside it ([`WalIndex::open_reader`]).
+//! It holds a summary of each segment, of each block of 256 segments and of each four full blocks, level upon level,
+//! and every event, in RocksDB; all of it comes from the digests in the trailers of the segments' objects, so an index
+//! that is lost is rebuilt from them, and nothing is ever acknowledged on its word. One process writes
+//! ([`WalIndex::open_writer`]); any number read beside it ([`WalIndex::open_reader`]).
 //!
-//! [`keys`] and [`segment_update`] say what is written, [`path_search`] and [`continuity`] what is asked; they are pure, over [`key_value_store::KeyValueStore`], and only
-//! `rocks` names RocksDB. The calls block: from async code they go through `spawn_blocking`. `docs/format/index.md` describes the bytes.
+//! [`keys`] and [`segment_update`] say what is written, [`path_search`] and [`continuity`] what is asked; they are
+//! pure, over [`key_value_store::KeyValueStore`], and only `rocks` names RocksDB. The calls block: from async code they
+//! go through `spawn_blocking`. `docs/format/index.md` describes the bytes.
 
 #[cfg(test)]
 mod block_tests;
@@ -67,12 +69,12 @@ pub struct WalIndex {
 }
 
 impl WalIndex {
-    /// Opens the index in `dir` for writing, making it where there is none. `repositories` are the ids of those it is made from:
-    /// one that is among them already is enough to recognise it by, and the others are noted.
+    /// Opens the index in `dir` for writing, making it where there is none. `repositories` are the ids of those it is
+    /// made from: one that is among them already is enough to recognise it by, and the others are noted.
     ///
     /// # Errors
-    /// [`IndexError::Locked`] where another process writes it; [`IndexError::OtherRepository`], [`IndexError::OtherFormat`] and [`IndexError::Damaged`] where it has to be
-    /// replaced ([`WalIndex::recreate`]).
+    /// [`IndexError::Locked`] where another process writes it; [`IndexError::OtherRepository`],
+    /// [`IndexError::OtherFormat`] and [`IndexError::Damaged`] where it has to be replaced ([`WalIndex::recreate`]).
     pub fn open_writer(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
         let index = WalIndex::from_rocks(RocksStore::open_writer(dir)?);
         let fresh = index.rocks.get(KeyFamily::Meta, FORMAT_KEY)?.is_none()
@@ -161,8 +163,8 @@ impl WalIndex {
         IndexView::new(self.layered_store(), cluster)
     }
 
-    /// Takes digests in, a reader for itself alone, in whatever order they come; one that is there already changes nothing. A crash leaves some of them in and the
-    /// others out, never half of one.
+    /// Takes digests in, a reader for itself alone, in whatever order they come; one that is there already changes
+    /// nothing. A crash leaves some of them in and the others out, never half of one.
     ///
     /// # Errors
     /// What RocksDB says; [`IndexError::SegmentSize`] for a segment that is not the cluster's.
@@ -190,8 +192,8 @@ impl WalIndex {
         Ok(())
     }
 
-    /// Says that every segment of `timeline` that was archived up to `at` is in the index. The mark moves on by itself over what follows
-    /// without a hole, so that a catch-up begins there ([`IndexView::timeline_mark`]).
+    /// Says that every segment of `timeline` that was archived up to `at` is in the index. The mark moves on by itself
+    /// over what follows without a hole, so that a catch-up begins there ([`IndexView::timeline_mark`]).
     ///
     /// # Errors
     /// What RocksDB says.
@@ -206,8 +208,8 @@ impl WalIndex {
         self.apply(batch)
     }
 
-    /// Removes segments that the repository has no longer, with their events. A block of which others are left keeps claiming them, which costs a
-    /// search a moment and no answer.
+    /// Removes segments that the repository has no longer, with their events. A block of which others are left keeps
+    /// claiming them, which costs a search a moment and no answer.
     ///
     /// # Errors
     /// What RocksDB says.
@@ -218,8 +220,8 @@ impl WalIndex {
         self.apply(batch)
     }
 
-    /// Takes in what the writer has written since this reader was opened or last refreshed. What the reader had taken in by itself is dropped: the
-    /// writer's blocks may know more by now than those on top of them.
+    /// Takes in what the writer has written since this reader was opened or last refreshed. What the reader had taken
+    /// in by itself is dropped: the writer's blocks may know more by now than those on top of them.
     ///
     /// # Errors
     /// What RocksDB says.
@@ -251,7 +253,8 @@ impl WalIndex {
 }
 
 impl WalIndex {
-    /// The part of the index that is about `cluster`, with digests laid over it that never get into it: of segments that still grow.
+    /// The part of the index that is about `cluster`, with digests laid over it that never get into it: of segments
+    /// that still grow.
     ///
     /// # Errors
     /// As [`WalIndex::ingest`].

@@ -39,7 +39,8 @@ impl PathSearch<'_> {
         Ok(check.found)
     }
 
-    /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be read from the first to the last.
+    /// What the segments `from..to` of a timeline are together, if all of them are there and the log in them can be
+    /// read from the first to the last.
     pub(super) fn sum_segments(
         &self,
         timeline: TimelineId,

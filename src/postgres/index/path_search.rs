@@ -1,8 +1,8 @@
 //! Searches along a timeline path: which segments may answer, and whether the log is whole.
 //!
-//! The index says which segment to look into; the record itself is in the segment's dense list of endings, which the caller fetches. Commit
-//! times go back and forth in log order, so nothing here bisects them: a search passes over blocks and segments by their largest time and looks
-//! into the first that may hold what is wanted.
+//! The index says which segment to look into; the record itself is in the segment's dense list of endings, which the
+//! caller fetches. Commit times go back and forth in log order, so nothing here bisects them: a search passes over
+//! blocks and segments by their largest time and looks into the first that may hold what is wanted.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -123,8 +123,8 @@ impl<'a> PathSearch<'a> {
         Ok(None)
     }
 
-    /// The end of the path's last timeline, where a promotion cut it in the middle of a segment that was never archived under its name: the
-    /// first segment of a timeline that left it there begins with a copy.
+    /// The end of the path's last timeline, where a promotion cut it in the middle of a segment that was never archived
+    /// under its name: the first segment of a timeline that left it there begins with a copy.
     fn tail_segment(&self) -> Result<Option<PathSegment>, IndexError> {
         let (target, departures) = (self.path.target(), self.path.departures());
         let (Some(span), false) = (self.path.spans().last(), departures.is_empty()) else { return Ok(None) };
@@ -187,7 +187,8 @@ impl<'a> PathSearch<'a> {
         Ok(self.tail_segment()?.filter(|tail| tail.place.segment >= from && want.may_match(&tail.summary)))
     }
 
-    /// The segment nearest to one end of `from..to` on a timeline that may hold what is wanted; to which end says the order.
+    /// The segment nearest to one end of `from..to` on a timeline that may hold what is wanted; to which end says the
+    /// order.
     fn nearest_segment(
         &self,
         timeline: TimelineId,
@@ -241,7 +242,8 @@ impl<'a> PathSearch<'a> {
         Ok(None)
     }
 
-    /// Every segment of the path with a byte in `from..to`, in log order, one by one, until the visitor has seen enough.
+    /// Every segment of the path with a byte in `from..to`, in log order, one by one, until the visitor has seen
+    /// enough.
     ///
     /// # Errors
     /// What the store says.
@@ -257,8 +259,9 @@ impl<'a> PathSearch<'a> {
         })
     }
 
-    /// As [`PathSearch::walk_segments`], but a block that is full and lies within the stretch is shown as one: its visitor may go on after it, or look into it. So
-    /// is all that the path takes from a timeline that it leaves, if that is whole.
+    /// As [`PathSearch::walk_segments`], but a block that is full and lies within the stretch is shown as one: its
+    /// visitor may go on after it, or look into it. So is all that the path takes from a timeline that it leaves, if
+    /// that is whole.
     ///
     /// # Errors
     /// What the store says.
@@ -304,8 +307,9 @@ impl<'a> PathSearch<'a> {
         Ok(())
     }
 
-    /// Shows the segments `from..to` of a timeline as one block, if their log is whole and the visitor does not look into it. Paths to many timelines
-    /// have most of their way in common, so what such a stretch comes to is found out once.
+    /// Shows the segments `from..to` of a timeline as one block, if their log is whole and the visitor does not look
+    /// into it. Paths to many timelines have most of their way in common, so what such a stretch comes to is found out
+    /// once.
     fn visit_run_as_block(
         &self,
         timeline: TimelineId,
@@ -370,7 +374,8 @@ impl<'a> PathSearch<'a> {
 
     /// On which timelines the path's events are kept, and between which positions.
     fn event_spans(&self) -> Result<Vec<(TimelineId, Lsn, Lsn)>, IndexError> {
-        // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never have been archived.
+        // A timeline's first segment begins with a copy of its parent's bytes, where the parent's own copy may never
+        // have been archived.
         let begin = |span: &TimelineSpan| self.size.segment_of(span.begin).start(self.size);
         let own = |span: &TimelineSpan| (span.timeline, begin(span), span.end.unwrap_or(Lsn::MAX));
         let mut spans: Vec<_> = self.path.spans().iter().map(own).collect();
@@ -378,8 +383,8 @@ impl<'a> PathSearch<'a> {
         Ok(spans)
     }
 
-    /// The events of the given kinds whose records start in `from..to` on the path, in log order. At most `limit`: the caller can go on from
-    /// the last one.
+    /// The events of the given kinds whose records start in `from..to` on the path, in log order. At most `limit`: the
+    /// caller can go on from the last one.
     ///
     /// # Errors
     /// What the store says.

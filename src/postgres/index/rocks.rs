@@ -1,7 +1,7 @@
 //! RocksDB as the index's store: how it is opened, how much memory it may take, and who may write.
 //!
-//! The directory of an index holds `db/` (the database), `lock` (held by the one writer for as long as it lives) and `readers/` (what
-//! RocksDB's secondary instances need for themselves). Nothing else in walkeep names RocksDB.
+//! The directory of an index holds `db/` (the database), `lock` (held by the one writer for as long as it lives) and
+//! `readers/` (what RocksDB's secondary instances need for themselves). Nothing else in walkeep names RocksDB.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,8 @@ use crate::base::lock::FileLock;
 
 /// Blocks kept for reading: the summaries of some 100,000 segments.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
-/// Everything written and not yet in a file, over all families; with the cache and the tables' own overhead RocksDB stays near 24 MiB.
+/// Everything written and not yet in a file, over all families; with the cache and the tables' own overhead RocksDB
+/// stays near 24 MiB.
 const WRITE_BUFFERS_BYTES: usize = 8 << 20;
 /// One family's share of [`WRITE_BUFFERS_BYTES`] before it is written out.
 const WRITE_BUFFER_BYTES: usize = 4 << 20;
@@ -105,8 +106,8 @@ impl RocksStore {
         matches!(self.role, RocksRole::Writer { .. })
     }
 
-    /// Makes a batch's changes. They reach the system's page cache, not the disk: after a power cut the index may lack its last entries,
-    /// never hold half of a batch, and catches up from the repository.
+    /// Makes a batch's changes. They reach the system's page cache, not the disk: after a power cut the index may lack
+    /// its last entries, never hold half of a batch, and catches up from the repository.
     pub(super) fn apply(&self, batch: &IndexBatch) -> Result<(), IndexError> {
         let mut out = WriteBatch::default();
         for (family, range) in batch.cleared() {
@@ -218,7 +219,8 @@ fn db_options() -> Options {
     let mut options = Options::default();
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
     options.set_max_total_wal_size(MAX_ROCKS_LOG_BYTES);
-    // After a power cut the log may end anywhere: what is whole counts. All families are flushed together, so that they agree.
+    // After a power cut the log may end anywhere: what is whole counts. All families are flushed together, so that they
+    // agree.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_atomic_flush(true);
     options.set_paranoid_checks(true);

@@ -1,7 +1,7 @@
 //! A digest into the index: the segment's summary, its block, its events, and the records that straddle its ends.
 //!
-//! Segments may come in any order, more than once, and on several timelines; the index ends up the same. Pure: it reads a [`KeyValueStore`] and makes a
-//! [`IndexBatch`].
+//! Segments may come in any order, more than once, and on several timelines; the index ends up the same. Pure: it reads
+//! a [`KeyValueStore`] and makes a [`IndexBatch`].
 
 use crate::postgres::format::segment::{SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
@@ -112,7 +112,8 @@ impl<'a> IndexUpdate<'a> {
         self.advance_mark(place)
     }
 
-    /// Notes the segment's timeline, and refuses one whose size is not that of the others: their numbers would not compare.
+    /// Notes the segment's timeline, and refuses one whose size is not that of the others: their numbers would not
+    /// compare.
     fn note_timeline(&mut self, digest: &SegmentDigest) -> Result<(), IndexError> {
         let (size, timeline) = (digest.segment_size, digest.timeline);
         let mut facts = self.facts.take().unwrap_or(ClusterFacts { segment_size: size, timelines: Vec::new() });
@@ -149,7 +150,8 @@ impl<'a> IndexUpdate<'a> {
         found.map(|bytes| BlockSummary::from_bytes(&bytes)).transpose()
     }
 
-    /// The larger blocks around a full block that has changed. One is there where all that it is made of is full, and only there.
+    /// The larger blocks around a full block that has changed. One is there where all that it is made of is full, and
+    /// only there.
     fn update_parent_blocks(&mut self, timeline: TimelineId, mut changed: BlockId) -> Result<(), IndexError> {
         while let Some(parent) = changed.parent() {
             let key = self.cluster.block(timeline, parent);
@@ -232,7 +234,8 @@ impl<'a> IndexUpdate<'a> {
         if let Some(parts) = self.parts_before(own)? {
             return Ok(self.join_parts(own.timeline, &parts, summary, true));
         }
-        // The first segment of a timeline: the record begins on the timeline it forked from, whichever that is. The CRC says.
+        // The first segment of a timeline: the record begins on the timeline it forked from, whichever that is. The CRC
+        // says.
         let older: Vec<TimelineId> = self.facts.iter().flat_map(|facts| &facts.timelines).rev().copied().collect();
         for timeline in older.into_iter().filter(|&older| older < place.timeline) {
             if let Some(parts) = self.parts_before(SegmentId { timeline, segment: previous })? {
@@ -245,7 +248,8 @@ impl<'a> IndexUpdate<'a> {
         Ok(summary)
     }
 
-    /// The segments that hold the beginning of the record that reaches beyond `last`, first one first; `None` if one is missing.
+    /// The segments that hold the beginning of the record that reaches beyond `last`, first one first; `None` if one is
+    /// missing.
     fn parts_before(&self, last: SegmentId) -> Result<Option<Vec<SegmentSummary>>, IndexError> {
         let (mut parts, mut place) = (Vec::new(), last);
         loop {
@@ -261,7 +265,8 @@ impl<'a> IndexUpdate<'a> {
         Ok(Some(parts))
     }
 
-    /// Makes the record of its parts, which begin on `timeline`. Where `certain`, the parts belong together, and that they don't fit is damage.
+    /// Makes the record of its parts, which begin on `timeline`. Where `certain`, the parts belong together, and that
+    /// they don't fit is damage.
     fn join_parts(
         &mut self,
         timeline: TimelineId,
@@ -334,7 +339,8 @@ impl<'a> IndexUpdate<'a> {
         found.map(|bytes| read_mark(&bytes)).transpose()
     }
 
-    /// Sets the mark at `at`, where everything up to it is known to be in the index, and moves it on as far as there is no hole.
+    /// Sets the mark at `at`, where everything up to it is known to be in the index, and moves it on as far as there is
+    /// no hole.
     pub(super) fn set_mark(&mut self, timeline: TimelineId, at: SegmentNo) -> Result<(), IndexError> {
         let mut mark = at;
         while self
@@ -382,7 +388,8 @@ pub(super) fn forget_segments(
     Ok(batch)
 }
 
-/// The lowest block around `place`, which has one segment less, and those around it, which are full no longer. An empty one claims nothing.
+/// The lowest block around `place`, which has one segment less, and those around it, which are full no longer. An empty
+/// one claims nothing.
 fn forget_in_block(
     store: &dyn KeyValueStore,
     cluster: &ClusterKeys,

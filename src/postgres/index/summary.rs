@@ -143,8 +143,8 @@ fn named_xids(endings: &[TransactionEnd]) -> impl Iterator<Item = u32> {
     endings.iter().map(|ending| ending.xid.get()).filter(|&xid| xid != 0)
 }
 
-/// What 256 segments of a timeline have in common, or four such blocks that are full, so that a search passes over them in one step. It may claim
-/// too much, never too little: a removed segment leaves times and transactions as they are.
+/// What 256 segments of a timeline have in common, or four such blocks that are full, so that a search passes over them
+/// in one step. It may claim too much, never too little: a removed segment leaves times and transactions as they are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BlockSummary {
     /// The largest time of an ending.
@@ -162,7 +162,8 @@ pub struct BlockSummary {
 /// All segments of a block together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FullBlock {
-    /// Whether the log in them can be read from the first segment to the last: every record is right, and each segment tied to the one before.
+    /// Whether the log in them can be read from the first segment to the last: every record is right, and each segment
+    /// tied to the one before.
     pub whole: bool,
     /// Records that start and end in one of them.
     pub records: u64,

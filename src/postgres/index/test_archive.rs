@@ -1,5 +1,5 @@
-//! A made-up archive for tests: timelines that fork, segments that are missing, times that go back and forth, ids that wrap; and the slow,
-//! obvious answers to what the index is asked.
+//! A made-up archive for tests: timelines that fork, segments that are missing, times that go back and forth, ids that
+//! wrap; and the slow, obvious answers to what the index is asked.
 
 use proptest::prelude::{Strategy, any, prop_oneof};
 
@@ -31,7 +31,8 @@ pub(crate) struct TestArchive {
 pub(crate) struct ArchiveRecipe {
     /// For each timeline how many segments it goes on for, and where in its last one it is left (in eighths).
     lives: Vec<(u64, u64)>,
-    /// For each ending: distance to the one before (in sixteenths of a segment), step of its xid, step of its time, kind.
+    /// For each ending: distance to the one before (in sixteenths of a segment), step of its xid, step of its time,
+    /// kind.
     steps: Vec<(u64, i32, i64, u8)>,
     /// Which segments were never archived.
     missing: Vec<bool>,

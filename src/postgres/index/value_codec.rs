@@ -1,4 +1,5 @@
-//! The few encodings that the index's values are made of: LEB128 numbers, zigzag for signed ones, byte strings with their length.
+//! The few encodings that the index's values are made of: LEB128 numbers, zigzag for signed ones, byte strings with
+//! their length.
 //!
 //! Reading never panics and never allocates more than the value is long.
 

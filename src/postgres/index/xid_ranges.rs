@@ -1,8 +1,8 @@
 //! Which transactions may have ended in a segment: a few ranges of transaction ids that cover them all.
 //!
-//! Transactions end about in the order they began, so a segment's ids are one dense run with a few stragglers. A handful of ranges says
-//! nearly exactly which they are; where there are too many, the nearest are joined, which only ever claims too much. A wrap of the 32-bit
-//! counter needs no care: it makes two ranges.
+//! Transactions end about in the order they began, so a segment's ids are one dense run with a few stragglers. A
+//! handful of ranges says nearly exactly which they are; where there are too many, the nearest are joined, which only
+//! ever claims too much. A wrap of the 32-bit counter needs no care: it makes two ranges.
 
 use super::value_codec::{ValueReader, ValueWriter};
 

@@ -19,8 +19,9 @@ use crate::postgres::wal::event::{
 };
 use crate::postgres::wal::page::MajorVersion;
 
-/// The kinds of events that a story is made of ([`WalEventKind::tag`]): all but switches, `full_page_writes` and emptied files. VACUUM empties
-/// files, too, and a file that TRUNCATE empties in place was made by the same transaction: nobody else ever saw what was in it.
+/// The kinds of events that a story is made of ([`WalEventKind::tag`]): all but switches, `full_page_writes` and
+/// emptied files. VACUUM empties files, too, and a file that TRUNCATE empties in place was made by the same
+/// transaction: nobody else ever saw what was in it.
 pub const LOG_EVENT_TAGS: [u8; 14] = [1, 2, 3, 4, 5, 8, 9, 10, 11, 13, 14, 15, 16, 17];
 
 /// Transactions whose dropped and rewritten relations are remembered until they commit.
@@ -43,7 +44,8 @@ pub(super) struct EntryDescriber<'a> {
     /// The time of the last event that carries one.
     clock: Option<PgTime>,
     parameters: Option<WalParameters>,
-    /// The transaction whose TRUNCATE was told by the record that `wal_level = logical` adds: its commit says the same again.
+    /// The transaction whose TRUNCATE was told by the record that `wal_level = logical` adds: its commit says the same
+    /// again.
     truncated: Option<Xid>,
 }
 
@@ -263,8 +265,9 @@ impl<'a> EntryDescriber<'a> {
         Ok(vec![LogEntry { detail, target: None, ..self.entry_at(event, LogEntryKind::Parameters, time) }])
     }
 
-    /// A commit that dropped objects or removed files. Since 15 it lists what it dropped; before, the rows that its transaction deleted from
-    /// `pg_class` tell. A table that is written anew is so under another OID, which takes the old file with it (`make_new_heap`, `cluster.c`).
+    /// A commit that dropped objects or removed files. Since 15 it lists what it dropped; before, the rows that its
+    /// transaction deleted from `pg_class` tell. A table that is written anew is so under another OID, which takes the
+    /// old file with it (`make_new_heap`, `cluster.c`).
     fn removal_entries(&mut self, event: &WalEvent, removal: &RemovedObjects) -> Result<Vec<LogEntry>, LogError> {
         let lists_drops = self.lookup.major_at(self.path, event.lsn)?.is_none_or(|major| major >= MajorVersion::V15);
         let gone = self.gone.remove(&event.xid).unwrap_or_default();
@@ -308,8 +311,8 @@ impl<'a> EntryDescriber<'a> {
         Ok(self.table_entries(&base, kinds, more))
     }
 
-    /// `base` once for each table, by what became of it. What belongs to a table is no event by itself; what nothing is known of makes one
-    /// line, and only if there is no other.
+    /// `base` once for each table, by what became of it. What belongs to a table is no event by itself; what nothing is
+    /// known of makes one line, and only if there is no other.
     fn table_entries(
         &self,
         base: &LogEntry,
@@ -350,7 +353,8 @@ impl<'a> EntryDescriber<'a> {
         told
     }
 
-    /// TRUNCATE in a cluster of `wal_level = logical`, where a record names the tables; it takes effect with its transaction's commit.
+    /// TRUNCATE in a cluster of `wal_level = logical`, where a record names the tables; it takes effect with its
+    /// transaction's commit.
     fn truncate_entries(
         &mut self,
         event: &WalEvent,
@@ -369,8 +373,8 @@ impl<'a> EntryDescriber<'a> {
         Ok(self.table_entries(&base, BTreeMap::from([(LogEntryKind::Truncate, tables)]), more))
     }
 
-    /// DROP DATABASE removes the files before it commits, and since 2023 marks the database as invalid even before that, in its place
-    /// (`dropdb`, `dbcommands.c`): nothing brings it back that replays either.
+    /// DROP DATABASE removes the files before it commits, and since 2023 marks the database as invalid even before
+    /// that, in its place (`dropdb`, `dbcommands.c`): nothing brings it back that replays either.
     fn drop_database_entries(&self, event: &WalEvent, database: u32) -> Result<Vec<LogEntry>, LogError> {
         let time = match self.commit_of(event)? {
             Some(commit) => Some(commit.time),

@@ -97,7 +97,8 @@ impl LogEntryKind {
         !matches!(self, LogEntryKind::Checkpoint | LogEntryKind::Backup)
     }
 
-    /// Whether somebody who asks for `wanted` wants this: what may have been a drop is shown to whoever looks for drops.
+    /// Whether somebody who asks for `wanted` wants this: what may have been a drop is shown to whoever looks for
+    /// drops.
     #[must_use]
     pub fn matches_kind(self, wanted: LogEntryKind) -> bool {
         self == wanted
@@ -112,7 +113,8 @@ impl LogEntryKind {
 /// Something that happened. Its JSON form is a line of `log --json`.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct LogEntry {
-    /// When, by the server's clock: when its transaction committed. For what carries no time, that of what stands before it in the log.
+    /// When, by the server's clock: when its transaction committed. For what carries no time, that of what stands
+    /// before it in the log.
     pub time: Option<PgTime>,
     /// Where it took effect: the record that a restore must not replay.
     pub lsn: Lsn,

@@ -1,7 +1,9 @@
-//! What happened: the events of the log in order, each with its time, whom it befell, and the target that restores to just before it.
+//! What happened: the events of the log in order, each with its time, whom it befell, and the target that restores to
+//! just before it.
 //!
-//! Everything comes from the index and the digests; the server is not asked. A record says who did it by number: a transaction, a database, a
-//! file. [`relation_names`] knows what these were called at that moment, and [`describe`] makes of a record what people call it: a DROP, a TRUNCATE.
+//! Everything comes from the index and the digests; the server is not asked. A record says who did it by number: a
+//! transaction, a database, a file. [`relation_names`] knows what these were called at that moment, and [`describe`]
+//! makes of a record what people call it: a DROP, a TRUNCATE.
 
 mod transactions;
 mod entry;
@@ -89,8 +91,8 @@ fn without_schema(name: &str) -> &str {
     schema_end.and_then(|at| name.get(at.saturating_add(1)..)).unwrap_or(name)
 }
 
-/// Tells what happened in a cluster, in log order, as far as the archive and this machine's spool know. `tell` is called on a thread where it may
-/// block, and can end the story.
+/// Tells what happened in a cluster, in log order, as far as the archive and this machine's spool know. `tell` is
+/// called on a thread where it may block, and can end the story.
 ///
 /// # Errors
 /// [`LogError`].

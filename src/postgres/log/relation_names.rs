@@ -51,8 +51,8 @@ pub struct RelationNames {
 pub const FIRST_NORMAL_OID: u32 = 16384;
 
 impl RelationNames {
-    /// Takes in the list that was made when a backup was taken. What is known besides stays: it may be gone by then. `here` if the log has come to
-    /// that backup; else rows may not be where the list has them.
+    /// Takes in the list that was made when a backup was taken. What is known besides stays: it may be gone by then.
+    /// `here` if the log has come to that backup; else rows may not be where the list has them.
     pub fn apply_name_list(&mut self, list: &NameList, here: bool) {
         if here {
             let listed = |oid: u32| list.databases.iter().any(|one| one.row.row.oid == oid && !one.schemas.is_empty());
@@ -154,8 +154,8 @@ impl RelationNames {
     }
 }
 
-/// An identifier as SQL reads it back: quoted unless it is all small letters, digits and underscores (`quote_identifier`, without its care for
-/// keywords, for these names are for people).
+/// An identifier as SQL reads it back: quoted unless it is all small letters, digits and underscores
+/// (`quote_identifier`, without its care for keywords, for these names are for people).
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';

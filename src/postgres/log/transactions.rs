@@ -149,7 +149,8 @@ impl<'a> OpenTransactions<'a> {
         Ok(Some((xid, commit, work)))
     }
 
-    /// Counts what the segments' sums leave out: the few rows in a transaction's last segment, and in the one before the first that lists it.
+    /// Counts what the segments' sums leave out: the few rows in a transaction's last segment, and in the one before
+    /// the first that lists it.
     fn add_unlisted_rows(&self, work: &mut TransactionChanges, commit: &TransactionEnd) -> Result<(), LogError> {
         let size = self.lookup.segment_size();
         let Some(first) = work.first else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! What may be acknowledged: the end of the log that is durable without a gap.
 //!
-//! Pure: it is told what has happened to each segment, and says up to where everything is safe. Nothing is ever acknowledged that is only in
-//! memory, and what was acknowledged once stays so.
+//! Pure: it is told what has happened to each segment, and says up to where everything is safe. Nothing is ever
+//! acknowledged that is only in memory, and what was acknowledged once stays so.
 
 use std::collections::VecDeque;
 
@@ -45,7 +45,8 @@ pub struct DurabilityLedger {
 }
 
 impl DurabilityLedger {
-    /// A ledger of a stream that begins with the segment `first`; everything before it is durable, or none of our business.
+    /// A ledger of a stream that begins with the segment `first`; everything before it is durable, or none of our
+    /// business.
     #[must_use]
     pub fn new(policy: AcknowledgePolicy, size: SegmentSize, first: SegmentNo) -> DurabilityLedger {
         let stage = SegmentProgress::new(first, size);

@@ -41,7 +41,8 @@ pub enum ReceiveError {
         expected: SystemId,
     },
     /// The segment size has changed.
-    #[error("the server's WAL segments have {} bytes, and this archive's {}; after a change of the segment size begin a new archive", found.get(), expected.get())]
+    #[error("the server's WAL segments have {} bytes, and this archive's {}; after a change of the segment size begin \
+        a new archive", found.get(), expected.get())]
     WrongSize {
         /// The server's.
         found: SegmentSize,
@@ -50,7 +51,8 @@ pub enum ReceiveError {
     },
     /// The stream does not fit what came before.
     #[error(
-        "the WAL of timeline {timeline} does not go on where it was: {source}; was the server, or this machine, set back to an older state?"
+        "the WAL of timeline {timeline} does not go on where it was: {source}; was the server, or this machine, set \
+            back to an older state?"
     )]
     Assemble {
         /// On which timeline.

@@ -1,5 +1,5 @@
-//! What has come of one timeline: pieces in, whole segments on their way to the repository, the tail in the spool, and the position that is
-//! safe. No socket.
+//! What has come of one timeline: pieces in, whole segments on their way to the repository, the tail in the spool, and
+//! the position that is safe. No socket.
 
 use std::collections::VecDeque;
 
@@ -131,7 +131,8 @@ impl TimelineIntake {
         self.assembler.position()
     }
 
-    /// Where the server is to begin: the start of the segment under way, so that what has come of it is compared with what the server has.
+    /// Where the server is to begin: the start of the segment under way, so that what has come of it is compared with
+    /// what the server has.
     pub(super) fn stream_from(&self) -> Lsn {
         self.size.segment_of(self.position()).start(self.size)
     }
@@ -149,7 +150,8 @@ impl TimelineIntake {
         self.server_end = self.server_end.max(end);
     }
 
-    /// Whether one more message may be taken: it completes at most one segment for the repository or, if that fails, for the spool.
+    /// Whether one more message may be taken: it completes at most one segment for the repository or, if that fails,
+    /// for the spool.
     pub(super) fn has_room(&self, uploads: &SegmentUploads, spool_limit: u64) -> bool {
         if uploads.has_room() {
             return true;
@@ -241,7 +243,8 @@ impl TimelineIntake {
         Some(UnspooledBytes { name: partial.name, number, offset, bytes })
     }
 
-    /// Where the part of a segment begins that is not spooled; `None` if all of its `len` bytes are, or if it is archived.
+    /// Where the part of a segment begins that is not spooled; `None` if all of its `len` bytes are, or if it is
+    /// archived.
     fn unspooled_from(&self, number: SegmentNo, len: usize) -> Option<(u64, usize)> {
         let offset = self.ledger.spooled_until(number).bytes_since(number.start(self.size));
         let from = usize::try_from(offset).ok()?;

@@ -7,40 +7,45 @@
 //!                          \--> acknowledge --position--> replication             what is safe
 //! ```
 //!
-//! While the server is ahead, whole segments are made in memory, checked, sealed and put into the repository, several at once, and each is
-//! acknowledged when it and all before it are there. At the log's end the growing segment goes to the spool: whenever the socket has drained,
-//! everything that came is written and synced at once, and then acknowledged. So a synchronous commit waits for one fsync, and a backlog is
-//! written once, compressed, instead of twice.
+//! While the server is ahead, whole segments are made in memory, checked, sealed and put into the repository, several
+//! at once, and each is acknowledged when it and all before it are there. At the log's end the growing segment goes to
+//! the spool: whenever the socket has drained, everything that came is written and synced at once, and then
+//! acknowledged. So a synchronous commit waits for one fsync, and a backlog is written once, compressed, instead of
+//! twice.
 //!
 //! # The order of durable effects
 //!
 //! 1. The slot exists and holds WAL before anything is streamed.
 //! 2. A timeline's history is archived before any of its WAL is streamed.
-//! 3. Bytes are appended to the spool, then synced; then they may be acknowledged ([`acknowledge`]). With `acknowledge = "repository"` they may not;
-//!    there a piece is put into every repository ([`piece_uploads`]), and then what it holds may be.
+//! 3. Bytes are appended to the spool, then synced; then they may be acknowledged ([`acknowledge`]). With `acknowledge
+//!    = "repository"` they may not; there a piece is put into every repository ([`piece_uploads`]), and then what it
+//!    holds may be.
 //! 4. A whole segment is put into every repository, under its name, all at once; then it may be acknowledged.
 //! 5. Only then is its spool file removed, and its pieces.
-//! 6. The part of a segment in which a timeline ended is archived as a file of its own before its spool file is removed, and before the
-//!    position falls back to the beginning of that segment on the next timeline.
+//! 6. The part of a segment in which a timeline ended is archived as a file of its own before its spool file is
+//!    removed, and before the position falls back to the beginning of that segment on the next timeline.
 //! 7. A gap is recorded in the repository before anything after it is received.
 //!
-//! A crash after any of these steps leaves the steps before it done, and nothing of the later ones. What was acknowledged is in the spool or
-//! in the repository; what was not, the server still has, because the slot holds it. On the next start ([`resume`]) the repository is listed,
-//! spooled segments that are there already are removed, whole ones are put there, and the stream begins anew at the first byte of the segment
-//! under way; whatever of it was spooled is compared with what the server sends.
+//! A crash after any of these steps leaves the steps before it done, and nothing of the later ones. What was
+//! acknowledged is in the spool or in the repository; what was not, the server still has, because the slot holds it. On
+//! the next start ([`resume`]) the repository is listed, spooled segments that are there already are removed, whole
+//! ones are put there, and the stream begins anew at the first byte of the segment under way; whatever of it was
+//! spooled is compared with what the server sends.
 //!
 //! # What it does not do
 //!
-//! It replays nothing, so it never reports anything as applied: with `synchronous_commit = remote_apply` a commit that waits for walkeep waits
-//! for ever. With `acknowledge = "repository"` a synchronous commit waits until the next piece is put, [`ReceiveSettings::copy_every`] at the most and what
-//! the put takes; without pieces, until its segment is full or switched. Choose `spool`, the default, for a fast synchronous standby. The index is
-//! filled by whoever observes the receiver ([`ReceiveObserver`]); nothing here waits for it.
+//! It replays nothing, so it never reports anything as applied: with `synchronous_commit = remote_apply` a commit that
+//! waits for walkeep waits for ever. With `acknowledge = "repository"` a synchronous commit waits until the next piece
+//! is put, [`ReceiveSettings::copy_every`] at the most and what the put takes; without pieces, until its segment is
+//! full or switched. Choose `spool`, the default, for a fast synchronous standby. The index is filled by whoever
+//! observes the receiver ([`ReceiveObserver`]); nothing here waits for it.
 //!
-//! Every ten seconds the server is asked for its clock ([`server_clock`]); how far that was from ours stands with each segment and piece, so that a
-//! restore of PostgreSQL and Redis to one moment knows it. Not so for a standby, as commits carry the time of its primary.
+//! Every ten seconds the server is asked for its clock ([`server_clock`]); how far that was from ours stands with each
+//! segment and piece, so that a restore of PostgreSQL and Redis to one moment knows it. Not so for a standby, as
+//! commits carry the time of its primary.
 //!
-//! Memory: [`ReceiveSettings::memory`] bytes of segments on their way to the repository, one segment under way, and their sealed forms; at least two
-//! segments, however large they are.
+//! Memory: [`ReceiveSettings::memory`] bytes of segments on their way to the repository, one segment under way, and
+//! their sealed forms; at least two segments, however large they are.
 
 mod intake;
 mod segment_uploads;
@@ -77,7 +82,8 @@ use resume::ResumeContext;
 use segment_uploads::SegmentUploads;
 use stream_session::{StreamEnd, StreamSession};
 
-/// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
+/// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is
+/// back.
 const RECONNECT_POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
 
@@ -95,8 +101,8 @@ pub struct ReceiveOutcome {
     pub reached: bool,
 }
 
-/// Receives until `settings.end` is archived, `shutdown` becomes true, or something happens that trying again can't mend. Not cancel safe:
-/// end it by `shutdown`.
+/// Receives until `settings.end` is archived, `shutdown` becomes true, or something happens that trying again can't
+/// mend. Not cancel safe: end it by `shutdown`.
 ///
 /// # Errors
 /// [`ReceiveError`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
@@ -172,7 +178,8 @@ impl Receiver<'_> {
         Ok(ReceiveOutcome { until: self.safe_lsn(), timeline, reached })
     }
 
-    /// Makes what is in memory durable here, whatever the policy: the server may be gone for good. It is copied beside what comes next.
+    /// Makes what is in memory durable here, whatever the policy: the server may be gone for good. It is copied beside
+    /// what comes next.
     async fn spool_all(&mut self) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::All, &mut state.uploads).await?;
@@ -424,10 +431,12 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// The server has given our slot up. A new one holds WAL from now on; whether ours is still there, the next attempt tells.
+    /// The server has given our slot up. A new one holds WAL from now on; whether ours is still there, the next attempt
+    /// tells.
     async fn replace_slot(&mut self, error: wire::ReplicationError) -> Result<ReceiveOutcome, ReceiveError> {
         let Some(slot) = &self.settings.slot else { return Err(error.into()) };
-        tracing::error!(error = &error as &dyn std::error::Error, %slot, "the server has given up the slot; it is made anew");
+        tracing::error!(error = &error as &dyn std::error::Error, %slot, "the server has given up the slot; it is \
+            made anew");
         let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
         connection.drop_slot(slot).await?;
         connection.create_physical_slot(slot, true).await?;

@@ -1,8 +1,9 @@
-//! The segment under way, copied into the repositories piece by piece: what has come of it leaves this machine within seconds, not when the
-//! segment is whole.
+//! The segment under way, copied into the repositories piece by piece: what has come of it leaves this machine within
+//! seconds, not when the segment is whole.
 //!
-//! The order of effects: a piece is put into every repository; then it counts as there, and those that it swallowed are removed. When a
-//! segment is archived, its pieces are swept. A crash in between leaves pieces too many, which a later sweep takes, and never one too few.
+//! The order of effects: a piece is put into every repository; then it counts as there, and those that it swallowed are
+//! removed. When a segment is archived, its pieces are swept. A crash in between leaves pieces too many, which a later
+//! sweep takes, and never one too few.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,8 @@ impl PieceUploads {
         }
     }
 
-    /// How long until another piece may be made of what has come up to `position`; `None` if there is nothing to wait for.
+    /// How long until another piece may be made of what has come up to `position`; `None` if there is nothing to wait
+    /// for.
     pub(super) fn until_due(&self, position: Lsn, now: Duration) -> Option<Duration> {
         let idle = self.every.is_some() && self.under_way.is_none() && self.copied_until() < position;
         idle.then(|| self.due.saturating_sub(now))
@@ -120,7 +122,8 @@ impl PieceUploads {
         true
     }
 
-    /// Waits for the piece that is being put, for ever if there is none. Cancel safe. Answers up to where a segment is now copied.
+    /// Waits for the piece that is being put, for ever if there is none. Cancel safe. Answers up to where a segment is
+    /// now copied.
     pub(super) async fn next_finished(&mut self) -> Option<WalPiece> {
         loop {
             if let Some(under_way) = &mut self.under_way {

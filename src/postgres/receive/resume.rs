@@ -1,7 +1,8 @@
-//! Where the archive ends, and so where receiving goes on: the repository's listing, the spool, the slot, and the server's own position, in
-//! this order.
+//! Where the archive ends, and so where receiving goes on: the repository's listing, the spool, the slot, and the
+//! server's own position, in this order.
 //!
-//! `IDENTIFY_SYSTEM` alone would skip whatever the server wrote while nobody listened, so it is asked only where there is no archive yet.
+//! `IDENTIFY_SYSTEM` alone would skip whatever the server wrote while nobody listened, so it is asked only where there
+//! is no archive yet.
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ pub(super) struct ResumeContext {
     pub(super) slot: Option<ReplicationSlot>,
 }
 
-/// Archives the history of every timeline on the server's path that has one and is not archived yet, and gives the path.
+/// Archives the history of every timeline on the server's path that has one and is not archived yet, and gives the
+/// path.
 ///
 /// A history comes before any WAL of its timeline: without it that WAL can't be placed.
 pub(super) async fn learn_path(
@@ -67,7 +69,8 @@ fn parse_history(
     Ok(crate::postgres::format::timeline::TimelineHistory::parse(timeline, text)?)
 }
 
-/// Finds where to go on, sends whole spooled segments on their way, and puts what is spooled of other timelines where it belongs.
+/// Finds where to go on, sends whole spooled segments on their way, and puts what is spooled of other timelines where
+/// it belongs.
 pub(super) async fn find_start(
     archive: &Arc<Archive>,
     spool: &Spool,
@@ -98,7 +101,8 @@ pub(super) async fn find_start(
     Ok(IntakeStart { timeline, segment: next, spooled: None })
 }
 
-/// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it that could not wait.
+/// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it
+/// that could not wait.
 pub(super) async fn read_clock_measurements(
     archive: &Archive,
     beginning: &IntakeStart,
@@ -128,7 +132,8 @@ async fn first_missing(
             (None, Some(spooled)) => spooled,
             (None, None) => continue,
         };
-        // More of this timeline may be archived than the server ever had: another went on with it. The server's own way begins at the fork.
+        // More of this timeline may be archived than the server ever had: another went on with it. The server's own way
+        // begins at the fork.
         if let Some(fork) = span.end.filter(|fork| after.start(size) > *fork) {
             return Ok((known.path.timeline_at(fork), size.segment_of(fork)));
         }
@@ -151,7 +156,8 @@ pub(super) fn common_end(ours: &TimelinePath, position: Lsn, theirs: &TimelinePa
     position.min(end(our.end)).min(end(their.end))
 }
 
-/// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did not have it.
+/// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did
+/// not have it.
 async fn segment_after_gap(
     archive: &Archive,
     size: SegmentSize,
@@ -163,7 +169,8 @@ async fn segment_after_gap(
     Ok(here.map(|gap| size.segment_of(gap.end)).max().unwrap_or(after))
 }
 
-/// If segments are missing between what the slot holds and what is archived, the first of them; the server still has it.
+/// If segments are missing between what the slot holds and what is archived, the first of them; the server still has
+/// it.
 async fn first_segment_to_fill(
     archive: &Arc<Archive>,
     known: &ResumeContext,
@@ -187,7 +194,8 @@ async fn first_segment_to_fill(
     Ok(missing.min(after))
 }
 
-/// What is spooled and is not going to be continued: archived segments are removed from the spool, anything else is archived first.
+/// What is spooled and is not going to be continued: archived segments are removed from the spool, anything else is
+/// archived first.
 async fn settle_leftovers(
     archive: &Arc<Archive>,
     spool: &Spool,
@@ -216,9 +224,9 @@ async fn settle_leftovers(
     Ok(())
 }
 
-/// Archives what has come of a segment that will not be continued. A whole one goes under its own name; a part of one under the segment's name
-/// and its own length, `….00A2B0C8.tail`: PostgreSQL may archive a `.partial` of the same segment with other bytes behind the end, so that name
-/// is left to it.
+/// Archives what has come of a segment that will not be continued. A whole one goes under its own name; a part of one
+/// under the segment's name and its own length, `….00A2B0C8.tail`: PostgreSQL may archive a `.partial` of the same
+/// segment with other bytes behind the end, so that name is left to it.
 pub(super) async fn archive_tail(
     archive: &Arc<Archive>,
     name: SegmentName,
@@ -234,7 +242,8 @@ pub(super) async fn archive_tail(
     }
     let text = format!("{name}.{:08X}.tail", bytes.len());
     let file = WalFileName::parse(&text).unwrap_or(WalFileName::Partial(name));
-    tracing::info!(segment = %name, bytes = bytes.len(), "the part of a segment that came before its timeline ended is archived as {text}");
+    tracing::info!(segment = %name, bytes = bytes.len(), "the part of a segment that came before its timeline ended \
+        is archived as {text}");
     archive.put_file(&file, bytes).await?;
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Whole segments on their way into the repository: checked and sealed on the threads of a stage, then put; several at once, so that one is
-//! compressed while another is synced.
+//! Whole segments on their way into the repository: checked and sealed on the threads of a stage, then put; several at
+//! once, so that one is compressed while another is synced.
 //!
-//! A repository that can't be reached is tried again for ever, and so is one whose disk was unmounted; meanwhile the segments wait here, as many as
-//! the budget allows, and then in the spool.
+//! A repository that can't be reached is tried again for ever, and so is one whose disk was unmounted; meanwhile the
+//! segments wait here, as many as the budget allows, and then in the spool.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,15 +29,17 @@ use super::error::ReceiveError;
 use super::server_clock::ServerClockNotes;
 use crate::vault;
 
-/// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or still on the server.
+/// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or
+/// still on the server.
 const UPLOAD_RETRY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(30), total: None };
 
-/// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the repository.
+/// A segment that takes longer to put is stuck: what it holds goes to the spool, so that commits don't wait for the
+/// repository.
 const STUCK_AFTER: Duration = Duration::from_secs(3);
 
-/// Sealed segments that may be on their way beside those in memory: while one is synced, others are sealed. At the fastest level each has half of its
-/// segment's size.
+/// Sealed segments that may be on their way beside those in memory: while one is synced, others are sealed. At the
+/// fastest level each has half of its segment's size.
 const MAX_SEALED_SEGMENTS: usize = 2;
 
 /// How much there is to do.
@@ -184,7 +186,8 @@ impl SegmentUploads {
     fn start_upload(&mut self, name: SegmentName, bytes: Option<Bytes>) {
         let level = match &mut self.adaptive {
             Some(adaptive) => {
-                // The last place is taken by the segment that is being pushed: when all others are, its feeder has waited or is about to.
+                // The last place is taken by the segment that is being pushed: when all others are, its feeder has
+                // waited or is about to.
                 adaptive.observe(self.load.borrow().plain, self.limit.saturating_sub(1));
                 adaptive.level()
             }
@@ -292,7 +295,8 @@ impl SegmentUpload {
                 Err(error) if is_retryable(&error, &self.archive) => {
                     stuck.count_in();
                     let pause = backoff.next_pause(clock.elapsed()).unwrap_or(UPLOAD_RETRY.longest);
-                    tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived yet, trying again");
+                    tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived \
+                        yet, trying again");
                     clock.sleep(pause).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -301,8 +305,8 @@ impl SegmentUpload {
     }
 }
 
-/// Whether it may pass. A repository that was there when this began comes back when somebody mounts its disk again; one that was not is not looked for
-/// any more.
+/// Whether it may pass. A repository that was there when this began comes back when somebody mounts its disk again; one
+/// that was not is not looked for any more.
 fn is_retryable(error: &IngestError, archive: &Archive) -> bool {
     let unmounted = match error {
         IngestError::Archive(archive::ArchiveError::Vault(vault::VaultError::Repository { name, source })) => {

@@ -1,10 +1,11 @@
 //! How far the server's clock is from ours, asked every few seconds, and what of it belongs to which segment.
 //!
-//! The server is asked by a status that wants a reply; it answers with a sign of life that carries its time and wants none
-//! (`ProcessStandbyReplyMessage` and `WalSndKeepalive` in `walsender.c`). A physical stream has no others that want none, and one question is under
-//! way at a time, so question and answer are never mistaken.
+//! The server is asked by a status that wants a reply; it answers with a sign of life that carries its time and wants
+//! none (`ProcessStandbyReplyMessage` and `WalSndKeepalive` in `walsender.c`). A physical stream has no others that
+//! want none, and one question is under way at a time, so question and answer are never mistaken.
 //!
-//! A standby is asked as well, to see that it is alive, but what its clock shows is not kept: commits carry the time of the primary's.
+//! A standby is asked as well, to see that it is alive, but what its clock shows is not kept: commits carry the time of
+//! the primary's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use crate::postgres::archive::clock_notes::encode_clock_note;
 use crate::postgres::format::segment::SegmentName;
 use crate::postgres::format::time::PgTime;
 
-/// Notes of segments that are not in the repository yet. More segments than this are never between: it is the spool's limit in segments of
-/// a megabyte.
+/// Notes of segments that are not in the repository yet. More segments than this are never between: it is the spool's
+/// limit in segments of a megabyte.
 const MAX_KEPT_NOTES: usize = 16 << 10;
 
 /// What is known of the server's clock.
@@ -60,7 +61,8 @@ impl ServerClockNotes {
         let far = offset.certain_skew() > OFFSET_WARNING;
         if far && !self.far {
             tracing::warn!(
-                "the server's clock is {offset} this machine's; times of commits are by the server's clock, so a target time is too: see to NTP on both"
+                "the server's clock is {offset} this machine's; times of commits are by the server's clock, so a \
+                    target time is too: see to NTP on both"
             );
         } else if self.far && !far {
             tracing::info!("the server's clock is {offset} this machine's again");

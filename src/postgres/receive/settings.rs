@@ -17,7 +17,8 @@ use crate::postgres::wire::{Conninfo, SlotName};
 pub struct ReceiveSettings {
     /// Where the server is.
     pub conninfo: Conninfo,
-    /// The slot that makes the server keep WAL for us; made if it isn't there. Without one the server may remove WAL that we don't have yet.
+    /// The slot that makes the server keep WAL for us; made if it isn't there. Without one the server may remove WAL
+    /// that we don't have yet.
     pub slot: Option<SlotName>,
     /// Where the spool is.
     pub state_dir: PathBuf,
@@ -29,7 +30,8 @@ pub struct ReceiveSettings {
     pub end: Option<Lsn>,
     /// Bytes of segments that may be in memory on their way to the repository.
     pub memory: u64,
-    /// Bytes of whole segments that may be spooled while the repository can't be reached; after that the server has to keep them.
+    /// Bytes of whole segments that may be spooled while the repository can't be reached; after that the server has to
+    /// keep them.
     pub spool_limit: u64,
 }
 
@@ -90,7 +92,8 @@ pub enum ReceiveEvent {
     },
     /// The server was asked for its clock.
     Clock {
-        /// What is known of it since the segment under way began, as it is noted with segments ([`crate::postgres::archive::clock_notes`]). For whoever else puts them.
+        /// What is known of it since the segment under way began, as it is noted with segments
+        /// ([`crate::postgres::archive::clock_notes`]). For whoever else puts them.
         note: Vec<u8>,
     },
     /// WAL is lost.
@@ -104,7 +107,8 @@ pub enum ReceiveEvent {
     },
 }
 
-/// Who hears what happens, and logs what is worth it: the index, metrics, a progress bar. Called between two reads of the socket, so it must return at once.
+/// Who hears what happens, and logs what is worth it: the index, metrics, a progress bar. Called between two reads of
+/// the socket, so it must return at once.
 pub trait ReceiveObserver: Send + Sync {
     /// Something happened.
     fn event(&self, event: ReceiveEvent);

@@ -1,5 +1,5 @@
-//! One stream of one timeline, from its start to whatever ends it: reads as much as comes, syncs when the socket has drained, reports what is
-//! safe, answers the server however busy the rest is.
+//! One stream of one timeline, from its start to whatever ends it: reads as much as comes, syncs when the socket has
+//! drained, reports what is safe, answers the server however busy the rest is.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::postgres::wire::{self, PhysicalStream, StandbyStatus, WalStreamEvent}
 /// Reports go out at least this often, so that the server knows we are there and monitoring sees how far.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An idle server has nothing to say but its clock, for which we ask all the time; without an answer for so long the connection is dead, whatever
-/// TCP thinks (`wal_receiver_timeout` is 60 s).
+/// An idle server has nothing to say but its clock, for which we ask all the time; without an answer for so long the
+/// connection is dead, whatever TCP thinks (`wal_receiver_timeout` is 60 s).
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Messages taken in one go before the rest gets its turn.
@@ -121,7 +121,8 @@ impl<'a> StreamSession<'a> {
         !self.ended && !self.has_received_all() && self.intake.has_room(self.uploads, self.settings.spool_limit)
     }
 
-    /// All that was asked for has come, as far as it makes sense to read on: with acknowledgement by the repository up to the end of the segment.
+    /// All that was asked for has come, as far as it makes sense to read on: with acknowledgement by the repository up
+    /// to the end of the segment.
     fn has_received_all(&self) -> bool {
         self.end_received() && self.end_safe()
     }
@@ -207,7 +208,8 @@ impl<'a> StreamSession<'a> {
         every.saturating_sub(self.clock.elapsed().saturating_sub(self.reported_at))
     }
 
-    /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for its clock.
+    /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for
+    /// its clock.
     async fn send_report(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
         // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
         let safe = self.intake.safe_lsn();

@@ -1,4 +1,5 @@
-//! What a plan must know of the archived log, asked along one timeline path. The plan is a pure function of the answers.
+//! What a plan must know of the archived log, asked along one timeline path. The plan is a pure function of the
+//! answers.
 
 pub use super::created_tablespace::CreatedTablespace;
 pub use crate::postgres::archive::lookup::RecordSpan;
@@ -53,7 +54,8 @@ pub trait ArchivedLog {
     /// The size of the cluster's segments.
     fn segment_size(&self) -> SegmentSize;
 
-    /// The first commit or abort from `from` on whose time is later than `time`. Times are in no order, so it is the first in the log.
+    /// The first commit or abort from `from` on whose time is later than `time`. Times are in no order, so it is the
+    /// first in the log.
     ///
     /// # Errors
     /// What index or archive say.
@@ -76,8 +78,8 @@ pub trait ArchivedLog {
     /// What index or archive say.
     fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError>;
 
-    /// The record by which what stands at `lsn` took effect: the end of its transaction, or the record itself where it belongs to none. `None` if no
-    /// record starts there, or its transaction did not end.
+    /// The record by which what stands at `lsn` took effect: the end of its transaction, or the record itself where it
+    /// belongs to none. `None` if no record starts there, or its transaction did not end.
     ///
     /// # Errors
     /// What index or archive say.
@@ -130,8 +132,8 @@ pub trait ArchivedLog {
         to: Lsn,
     ) -> Result<Vec<CreatedTablespace>, RestoreError>;
 
-    /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is gone. Keys change from one
-    /// day to the next, so what opens at both ends opens between.
+    /// What keeps the first or the last segment of the log from `from` to `to` from being opened, such as a key that is
+    /// gone. Keys change from one day to the next, so what opens at both ends opens between.
     ///
     /// # Errors
     /// What index or archive say.

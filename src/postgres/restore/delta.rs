@@ -1,17 +1,22 @@
-//! A restore into a data directory that is there already (`--delta`): what is right is kept, what is not is replaced, what is too much goes.
+//! A restore into a data directory that is there already (`--delta`): what is right is kept, what is not is replaced,
+//! what is too much goes.
 //!
-//! The order of effects is the safety. Killed after any of them, the directory cannot be started (or is as it was, up to 2), and the same
-//! command again ends right, because each step looks at what is there and not at what an earlier run meant to do:
+//! The order of effects is the safety. Killed after any of them, the directory cannot be started (or is as it was, up
+//! to 2), and the same command again ends right, because each step looks at what is there and not at what an earlier
+//! run meant to do:
 //!
 //! 1. the marker is written, durably, with the cluster's identity, and locked; another restore finds it locked;
-//! 2. `global/pg_control` gets another name, durably: from here on no server starts. One that was started just before is found, and the name given back;
-//! 3. what the backup has not is removed: in the data directory, and in the tablespaces that its own links lead to, there only in
-//!    the directories of this release. No link is followed, but for `pg_wal`, of which only log is removed. A file with other names
-//!    (hard links) is removed here and written anew, so that the others keep their content;
+//! 2. `global/pg_control` gets another name, durably: from here on no server starts. One that was started just before
+//!    is found, and the name given back;
+//! 3. what the backup has not is removed: in the data directory, and in the tablespaces that its own links lead to,
+//!    there only in the directories of this release. No link is followed, but for `pg_wal`, of which only log is
+//!    removed. A file with other names (hard links) is removed here and written anew, so that the others keep their
+//!    content;
 //! 4. directories and links are made;
-//! 5. each file is read, cut or left, and each chunk compared with the backup's by its keyed hash; what differs, and only that, is fetched and written;
-//! 6. as in every restore: each file's hash is checked, what recovery needs is written, the file systems are synced, `pg_control`
-//!    gets its name, and the marker goes.
+//! 5. each file is read, cut or left, and each chunk compared with the backup's by its keyed hash; what differs, and
+//!    only that, is fetched and written;
+//! 6. as in every restore: each file's hash is checked, what recovery needs is written, the file systems are synced,
+//!    `pg_control` gets its name, and the marker goes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -44,13 +49,14 @@ const MARKER_IDENTITY_PREFIX: &str = "system identifier ";
 /// What stands in the marker.
 pub(super) fn marker_text(system: SystemId) -> String {
     format!(
-        "walkeep is restoring here, or was stopped while it did. Nothing here can be used; restore again with --delta.\n{MARKER_IDENTITY_PREFIX}{}\n",
+        "walkeep is restoring here, or was stopped while it did. Nothing here can be used; restore again with \
+            --delta.\n{MARKER_IDENTITY_PREFIX}{}\n",
         system.get()
     )
 }
 
-/// Whether there is something in a directory that a restore can go on from: a data directory of this cluster at rest, or what
-/// an unfinished restore of it left. `false` if it is absent or empty.
+/// Whether there is something in a directory that a restore can go on from: a data directory of this cluster at rest,
+/// or what an unfinished restore of it left. `false` if it is absent or empty.
 ///
 /// # Errors
 /// [`DestinationError`] for anything else.
@@ -87,7 +93,8 @@ pub(super) fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, Dest
     Ok(true)
 }
 
-/// A server that runs there, or may: its process is alive. Of a standalone one the number is negative (`CreateLockFile`, miscinit.c).
+/// A server that runs there, or may: its process is alive. Of a standalone one the number is negative
+/// (`CreateLockFile`, miscinit.c).
 fn check_at_rest(pgdata: &Path) -> Result<(), DestinationError> {
     let path = pgdata.join("postmaster.pid");
     let text = match fs::read_to_string(&path) {
@@ -164,7 +171,8 @@ pub async fn wal_only_in_pgdata(
     Ok(found)
 }
 
-/// The segments of a cluster in its `pg_wal` that were begun; not those that are kept to be written later, which hold older bytes.
+/// The segments of a cluster in its `pg_wal` that were begun; not those that are kept to be written later, which hold
+/// older bytes.
 fn written_segments(log: &Path, identity: ArchiveIdentity) -> Result<Vec<SegmentName>, DestinationError> {
     let mut found = Vec::new();
     for path in list_directory(log)? {
@@ -322,7 +330,8 @@ fn list_directory(directory: &Path) -> Result<Vec<PathBuf>, DestinationError> {
 }
 
 impl CheckedDestination {
-    /// Looks over a data directory that is there, as [`CheckedDestination::check`] does one that is not. `None` if there is nothing in it.
+    /// Looks over a data directory that is there, as [`CheckedDestination::check`] does one that is not. `None` if
+    /// there is nothing in it.
     ///
     /// # Errors
     /// [`DestinationError`].

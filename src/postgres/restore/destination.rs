@@ -1,7 +1,7 @@
 //! Where a restore puts things: the data directory and its tablespaces, looked over before anything is written.
 //!
-//! Refused is whatever could destroy something or could not be started: a directory that has something in it, two tablespaces in one place,
-//! a mapping of something that is not in the backup.
+//! Refused is whatever could destroy something or could not be started: a directory that has something in it, two
+//! tablespaces in one place, a mapping of something that is not in the backup.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -131,7 +131,8 @@ impl CheckedDestination {
         self.tablespaces.get(&oid).is_some_and(|space| *space == self.pgdata.join("pg_tblspc").join(oid.to_string()))
     }
 
-    /// Two places that are one, or one within another, would mix their files; only a tablespace in its place may lie in the data directory.
+    /// Two places that are one, or one within another, would mix their files; only a tablespace in its place may lie in
+    /// the data directory.
     fn check_apart(&self, tablespaces: &[ManifestTablespace]) -> Result<(), DestinationError> {
         let mut all: Vec<&PathBuf> = vec![&self.pgdata];
         for space in tablespaces.iter().filter(|space| !self.is_in_place(space.oid)) {
@@ -144,7 +145,8 @@ impl CheckedDestination {
         Ok(())
     }
 
-    /// A tablespace's directory may be shared with other major versions, each in a directory of its own, but not with itself.
+    /// A tablespace's directory may be shared with other major versions, each in a directory of its own, but not with
+    /// itself.
     pub(super) fn check_tablespace(
         &self,
         space: &ManifestTablespace,
@@ -171,8 +173,8 @@ impl CheckedDestination {
         Ok(())
     }
 
-    /// Each file system must have room for the files that go there, less what `there` says they take already. WAL comes on top, a few
-    /// segments at a time.
+    /// Each file system must have room for the files that go there, less what `there` says they take already. WAL comes
+    /// on top, a few segments at a time.
     pub(super) fn check_free_space(
         &self,
         entries: &[ManifestEntry],
@@ -232,8 +234,9 @@ impl CheckedDestination {
     }
 }
 
-/// Refuses to let replay make tablespaces where something is already. Recovery takes the directory as it is, makes another server's version directory its
-/// own and points `pg_tblspc` at it (`create_tablespace_directories`, tablespace.c). Nothing is changed here.
+/// Refuses to let replay make tablespaces where something is already. Recovery takes the directory as it is, makes
+/// another server's version directory its own and points `pg_tblspc` at it (`create_tablespace_directories`,
+/// tablespace.c). Nothing is changed here.
 ///
 /// # Errors
 /// [`DestinationError::WouldBeReplayedInto`].
@@ -311,7 +314,8 @@ fn check_empty(path: &Path) -> Result<(), DestinationError> {
     }
 }
 
-/// Root gives what it restores to whoever owns the directory, or the nearest one above it that exists; everybody else keeps it.
+/// Root gives what it restores to whoever owns the directory, or the nearest one above it that exists; everybody else
+/// keeps it.
 fn inherited_owner(path: &Path) -> Result<Option<FileOwner>, DestinationError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);

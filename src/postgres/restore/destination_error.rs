@@ -24,7 +24,8 @@ pub enum DestinationError {
     },
     /// An earlier restore into it did not get to its end.
     #[error(
-        "{path} has what an unfinished restore left; if no other restore is running there, go on with --delta, or empty it and try again"
+        "{path} has what an unfinished restore left; if no other restore is running there, go on with --delta, or \
+            empty it and try again"
     )]
     UnfinishedRestore {
         /// The directory.
@@ -56,7 +57,8 @@ pub enum DestinationError {
     },
     /// A tablespace's files are there already.
     #[error(
-        "tablespace {oid} would go to {path}, where {found} is already; map it elsewhere with --tablespace-mapping {location}=NEW"
+        "tablespace {oid} would go to {path}, where {found} is already; map it elsewhere with --tablespace-mapping \
+            {location}=NEW"
     )]
     TablespaceOccupied {
         /// The tablespace.
@@ -93,7 +95,8 @@ pub enum DestinationError {
     /// Replay would work in a directory that is in use.
     #[error(
         "tablespace {tablespace} was made after the backup, at {lsn}{when}, and replaying that works in {location} itself, where there is {found}: \
-         a running server may own it, and no --tablespace-mapping changes what PostgreSQL replays; restore on another machine, give --backup with a \
+         a running server may own it, and no --tablespace-mapping changes what PostgreSQL replays; restore on another \
+         machine, give --backup with a \
          later one, or stop before it with --target-lsn {lsn} --target-exclusive"
     )]
     WouldBeReplayedInto {

@@ -1,9 +1,11 @@
-//! Restores: a target is resolved to the record where PostgreSQL stops, everything that this needs is proved to be there, and only then is
-//! the disk touched.
+//! Restores: a target is resolved to the record where PostgreSQL stops, everything that this needs is proved to be
+//! there, and only then is the disk touched.
 //!
-//! [`target`] says what is wanted. [`plan_restore()`] chooses the backup and resolves the target ([`resolve_target`]) from [`archived_log`] about the archived
-//! log, which [`indexed_log`] answers; its result is a value. [`restore`] carries a plan out: it looks the place over ([`destination`]), puts the files there
-//! ([`placement`]) and writes the [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until it has.
+//! [`target`] says what is wanted. [`plan_restore()`] chooses the backup and resolves the target ([`resolve_target`])
+//! from [`archived_log`] about the archived log, which [`indexed_log`] answers; its result is a value. [`restore`]
+//! carries a plan out: it looks the place over ([`destination`]), puts the files there ([`placement`]) and writes the
+//! [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until
+//! it has.
 
 pub mod resolve_target;
 pub mod archived_log;
@@ -46,8 +48,8 @@ use target::{RecoveryTargetAction, RestoreRequest};
 
 pub use error::RestoreError;
 
-/// Resolves a request by what is in the archive now, and in this machine's spool if there is one, and proves it, or says why it cannot be
-/// reached. Touches nothing.
+/// Resolves a request by what is in the archive now, and in this machine's spool if there is one, and proves it, or
+/// says why it cannot be reached. Touches nothing.
 ///
 /// # Errors
 /// [`RestoreError`]; a target that cannot be reached is none.
@@ -124,8 +126,9 @@ pub struct RestoredCluster {
     pub notes: Vec<String>,
 }
 
-/// Carries a plan out, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and bytes in all, from time to
-/// time. Not cancel safe: what is left of an interrupted restore cannot be started, and says so.
+/// Carries a plan out, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and
+/// bytes in all, from time to time. Not cancel safe: what is left of an interrupted restore cannot be started, and says
+/// so.
 ///
 /// # Errors
 /// [`RestoreError`].
@@ -138,8 +141,8 @@ pub async fn restore(
     execute_plan(archive, plan, wishes, false, progress).await
 }
 
-/// As [`restore`], into a data directory of the same cluster that is there already: what is right in it stays. Into one that is absent or empty, the same as
-/// [`restore`].
+/// As [`restore`], into a data directory of the same cluster that is there already: what is right in it stays. Into one
+/// that is absent or empty, the same as [`restore`].
 ///
 /// # Errors
 /// [`RestoreError`].

@@ -1,7 +1,8 @@
-//! The settings of a restored server: where recovery stops, where its log comes from, and what must not be left over from before.
+//! The settings of a restored server: where recovery stops, where its log comes from, and what must not be left over
+//! from before.
 //!
-//! Text in, text out. What is written goes to the end of `postgresql.auto.conf`, whose settings win over `postgresql.conf`'s; `recovery.signal`
-//! beside it makes PostgreSQL 12 and later recover.
+//! Text in, text out. What is written goes to the end of `postgresql.auto.conf`, whose settings win over
+//! `postgresql.conf`'s; `recovery.signal` beside it makes PostgreSQL 12 and later recover.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -21,12 +22,13 @@ pub const STANDBY_SIGNAL: &str = "standby.signal";
 /// The file that is written.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
 
-/// What says where recovery stops. PostgreSQL takes one alone, and ends with "multiple recovery targets specified" for more.
+/// What says where recovery stops. PostgreSQL takes one alone, and ends with "multiple recovery targets specified" for
+/// more.
 const TARGET_SETTINGS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
-/// What belongs to another server's life: a standby's, or that of an earlier restore. Dropped from the file, and emptied where
-/// `postgresql.conf` has it: such commands would run against another server's archive.
+/// What belongs to another server's life: a standby's, or that of an earlier restore. Dropped from the file, and
+/// emptied where `postgresql.conf` has it: such commands would run against another server's archive.
 const FOREIGN_SETTINGS: [&str; 6] = [
     "archive_cleanup_command",
     "recovery_end_command",
@@ -67,14 +69,15 @@ pub struct RecoverySettings {
     pub restore_command: String,
     /// What the server's settings must be at least.
     pub required: RequiredSettings,
-    /// Whether it goes on archiving as it did when it was backed up. Off unless asked for: a restored copy that archives to its original's
-    /// archive spoils it.
+    /// Whether it goes on archiving as it did when it was backed up. Off unless asked for: a restored copy that
+    /// archives to its original's archive spoils it.
     pub keep_archiving: bool,
     /// Whether reading ahead must be off, because the log has a hole right after the target. 15 and later.
     pub no_read_ahead: bool,
 }
 
-/// `postgresql.auto.conf` for a restored server: what was in it, less what collides, and the recovery's settings at its end.
+/// `postgresql.auto.conf` for a restored server: what was in it, less what collides, and the recovery's settings at its
+/// end.
 #[must_use]
 pub fn auto_conf(recovery: &RecoverySettings, auto_conf: &str, postgresql_conf: &str, major: u32) -> String {
     let stale = |name: &str| {
@@ -94,8 +97,8 @@ pub fn auto_conf(recovery: &RecoverySettings, auto_conf: &str, postgresql_conf: 
     text
 }
 
-/// The settings in the order they must stand: emptied targets go first, because each that is assigned later forgets the one before it
-/// (`assign_recovery_target` and its siblings).
+/// The settings in the order they must stand: emptied targets go first, because each that is assigned later forgets the
+/// one before it (`assign_recovery_target` and its siblings).
 fn recovery_settings(
     recovery: &RecoverySettings,
     elsewhere: &ConfigurationFile,
@@ -172,7 +175,8 @@ impl ConfigurationFile {
     }
 }
 
-/// A line of configuration as name and value: `name = value`, the equals sign optional, comments after `#` (`guc-file.l`). Names don't mind case.
+/// A line of configuration as name and value: `name = value`, the equals sign optional, comments after `#`
+/// (`guc-file.l`). Names don't mind case.
 fn parse_setting(line: &str) -> Option<(String, String)> {
     let line = line.trim_start();
     let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))?;
@@ -208,8 +212,8 @@ fn quote_value(value: &str) -> String {
     value.replace('\\', "\\\\").replace('\'', "''")
 }
 
-/// `restore_command` for a restored server: this program, by its absolute path, with its configuration and cluster named, since neither the
-/// server's directory nor its environment is the user's.
+/// `restore_command` for a restored server: this program, by its absolute path, with its configuration and cluster
+/// named, since neither the server's directory nor its environment is the user's.
 #[must_use]
 pub fn restore_command_line(program: &Path, config: Option<&Path>, cluster: &str) -> String {
     let word = |path: &Path| quote_for_shell(&path.to_string_lossy().replace('%', "%%"));
@@ -280,7 +284,8 @@ mod tests {
     #[test]
     fn what_an_earlier_restore_left_is_removed_and_the_rest_kept() {
         let stale = "# Do not edit\nwork_mem = '8MB'\nrecovery_target_time = '2026-01-01'\nRecovery_Target_XID='7'\nrestore_command = 'cp'\n\
-                     recovery_target_timeline = 'latest'\nprimary_conninfo = 'host=a'\narchive_mode = 'on'\narchive_cleanup_command='rm'\n";
+                     recovery_target_timeline = 'latest'\nprimary_conninfo = 'host=a'\narchive_mode = \
+                     'on'\narchive_cleanup_command='rm'\n";
         let text = auto_conf(&recovery(RecoveryStop::Before(Lsn::new(8))), stale, "", 15);
         let value = read(&text);
         for gone in ["recovery_target_time", "recovery_target_xid", "primary_conninfo", "archive_cleanup_command"] {

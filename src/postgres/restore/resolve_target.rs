@@ -1,8 +1,9 @@
-//! From a target to the record where PostgreSQL stops (`recoveryStopsBefore` and `recoveryStopsAfter` in `xlogrecovery.c`).
+//! From a target to the record where PostgreSQL stops (`recoveryStopsBefore` and `recoveryStopsAfter` in
+//! `xlogrecovery.c`).
 //!
-//! The answer depends on where replay begins, because PostgreSQL stops at the first record that meets the target and commit times are in no
-//! order: so it is asked anew for each backup. Whatever the target was, the server is then given the record's position, which it stops at under
-//! every clock and setting.
+//! The answer depends on where replay begins, because PostgreSQL stops at the first record that meets the target and
+//! commit times are in no order: so it is asked anew for each backup. Whatever the target was, the server is then given
+//! the record's position, which it stops at under every clock and setting.
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
@@ -65,7 +66,8 @@ pub(super) enum ResolvedTarget {
     Absent,
 }
 
-/// Resolves everything but [`RecoveryTarget::Latest`] and [`RecoveryTarget::Immediate`], which are a matter of the backup.
+/// Resolves everything but [`RecoveryTarget::Latest`] and [`RecoveryTarget::Immediate`], which are a matter of the
+/// backup.
 pub(super) fn resolve_target(
     facts: &dyn ArchivedLog,
     path: &TimelinePath,

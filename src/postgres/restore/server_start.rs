@@ -1,7 +1,8 @@
 //! Starting a restored server, waiting until it has reached its target, and finding out what it reached.
 //!
-//! What was reached is read from what the server itself writes: `pg_control`, and the history of the timeline it begins, whose last line says
-//! where the old one was left. No connection is needed, except to see that a server pauses.
+//! What was reached is read from what the server itself writes: `pg_control`, and the history of the timeline it
+//! begins, whose last line says where the old one was left. No connection is needed, except to see that a server
+//! pauses.
 
 use std::fs;
 use std::io::{self, Read, Seek};
@@ -185,8 +186,8 @@ impl ServerStart {
         self.pgdata.join(START_LOG)
     }
 
-    /// What the server has come to, once it has done what it was told; `None` while it has not. The position where replay ended is known of one
-    /// that was promoted or pauses.
+    /// What the server has come to, once it has done what it was told; `None` while it has not. The position where
+    /// replay ended is known of one that was promoted or pauses.
     async fn poll_reached(
         &self,
         action: RecoveryTargetAction,
@@ -212,8 +213,8 @@ impl ServerStart {
         }
     }
 
-    /// The position at which a server pauses, once it does; no position if it only says so in its log. One that lets nobody in to ask, and that
-    /// logs elsewhere, cannot be waited for.
+    /// The position at which a server pauses, once it does; no position if it only says so in its log. One that lets
+    /// nobody in to ask, and that logs elsewhere, cannot be waited for.
     async fn poll_paused(&self, server: &PostmasterPid) -> Result<Option<Option<Lsn>>, ServerStartError> {
         let conninfo = format!("host='{}' port={} user=postgres dbname=postgres", server.socket_dir, server.port);
         let Ok(info) = Conninfo::parse(&conninfo, &LibpqEnvironment::default()) else { return Ok(None) };
@@ -225,7 +226,8 @@ impl ServerStart {
             Ok(paused) => Ok(paused),
             Err(error) if error.class() == ErrorClass::Permanent => {
                 let said = self.log_tail().unwrap_or_default();
-                // `recoveryPausesHere` in xlogrecovery.c; logging_collector takes the log elsewhere (`SysLogger_Start`).
+                // `recoveryPausesHere` in xlogrecovery.c; logging_collector takes the log elsewhere
+                // (`SysLogger_Start`).
                 if said.contains("pausing at the end of recovery") {
                     return Ok(Some(None));
                 }
@@ -253,7 +255,8 @@ impl ServerStart {
         Some(PostmasterPid { port: line(3).to_owned(), socket_dir: line(4).to_owned(), ready: line(7) == "ready" })
     }
 
-    /// The newest timeline that begins in this directory, and where it left its parent. Timelines this server begins are newer than `known`.
+    /// The newest timeline that begins in this directory, and where it left its parent. Timelines this server begins
+    /// are newer than `known`.
     fn newest_switch_point(&self, known: TimelineId) -> Option<(TimelineId, Lsn)> {
         let names = fs::read_dir(self.pgdata.join("pg_wal")).ok()?;
         let timelines = names.filter_map(|name| {
@@ -274,8 +277,8 @@ impl ServerStart {
         text.contains("database system is shut down") || text.contains("FATAL:")
     }
 
-    /// A server of 14 or later whose settings are below those of the log does not end but waits, until somebody shuts it down
-    /// (`RecoveryRequiresIntParameter`).
+    /// A server of 14 or later whose settings are below those of the log does not end but waits, until somebody shuts
+    /// it down (`RecoveryRequiresIntParameter`).
     fn stuck_error(&self) -> Option<ServerStartError> {
         const WAITS: &str = "because of insufficient parameter settings";
         let text = self.log_tail().unwrap_or_default();
@@ -316,7 +319,8 @@ struct PostmasterPid {
     ready: bool,
 }
 
-/// The directory with the programs of this major version: the one that was named, or where distributions put it, or elsewhere.
+/// The directory with the programs of this major version: the one that was named, or where distributions put it, or
+/// elsewhere.
 pub(super) fn find_programs(
     major: u32,
     bindir: Option<&Path>,
@@ -341,8 +345,8 @@ pub(super) fn major_version_of(postgres: &Path) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The end of the last record replayed against the plan. A record that would be the next may start after page headers and padding, so behind it by
-/// a few bytes.
+/// The end of the last record replayed against the plan. A record that would be the next may start after page headers
+/// and padding, so behind it by a few bytes.
 fn check_reached(reached: Lsn, stop: RecoveryStop) -> Result<(), ServerStartError> {
     const BETWEEN_RECORDS: u64 = 64;
     let (right, planned) = match stop {

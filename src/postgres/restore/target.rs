@@ -27,8 +27,8 @@ pub enum RecoveryTarget {
     Xid(Xid),
     /// At the restore point of this name (`recovery_target_name`).
     Name(String),
-    /// Just before what the record at this position belongs to took effect: before the commit of its transaction, or before the record itself
-    /// where it has none.
+    /// Just before what the record at this position belongs to took effect: before the commit of its transaction, or
+    /// before the record itself where it has none.
     BeforeEvent(Lsn),
 }
 
@@ -65,7 +65,8 @@ pub struct ParseTargetTimelineError(String);
 impl FromStr for TargetTimeline {
     type Err = ParseTargetTimelineError;
 
-    /// `latest`, `current`, or a number in decimal; PostgreSQL's `0x…` works too, since file names show timelines in hexadecimal.
+    /// `latest`, `current`, or a number in decimal; PostgreSQL's `0x…` works too, since file names show timelines in
+    /// hexadecimal.
     fn from_str(text: &str) -> Result<TargetTimeline, ParseTargetTimelineError> {
         let number = match text.strip_prefix("0x") {
             Some(hex) => u32::from_str_radix(hex, 16).ok(),
@@ -192,8 +193,8 @@ impl RestoreRequest {
     }
 }
 
-/// Reads a transaction's number as `recovery_target_xid` does: the low 32 bits count, so that what `pg_current_xact_id()` answers, epoch and
-/// all, can be given. `None` if it is no number.
+/// Reads a transaction's number as `recovery_target_xid` does: the low 32 bits count, so that what
+/// `pg_current_xact_id()` answers, epoch and all, can be given. `None` if it is no number.
 #[must_use]
 pub fn parse_xid(text: &str) -> Option<Xid> {
     let full: u64 = text.parse().ok()?;

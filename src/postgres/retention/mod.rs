@@ -1,9 +1,10 @@
 //! Retention: takes away what no moment of the last days needs, in each repository by itself.
 //!
-//! [`policy`] decides. Carrying it out goes in an order in which every step can be the last: a manifest is copied under `expired/` and then removed,
-//! so that its backup is gone at once; then log goes, oldest first; and packs that no manifest names go when their time is up. A backup under way may
-//! count on packs of a manifest that is removed meanwhile: those that an expired manifest names stay for as long as the longest backup may
-//! take ([`GRACE`]), and so does every pack that is younger than that. Then the copy under `expired/` goes too.
+//! [`policy`] decides. Carrying it out goes in an order in which every step can be the last: a manifest is copied under
+//! `expired/` and then removed, so that its backup is gone at once; then log goes, oldest first; and packs that no
+//! manifest names go when their time is up. A backup under way may count on packs of a manifest that is removed
+//! meanwhile: those that an expired manifest names stay for as long as the longest backup may take ([`GRACE`]), and so
+//! does every pack that is younger than that. Then the copy under `expired/` goes too.
 //!
 //! Histories, records of gaps, the cluster's identity and keys always stay.
 
@@ -181,7 +182,8 @@ impl RepositorySweep<'_> {
                 kept: verdict.keep.get(&base.label).copied(),
             })
             .collect();
-        // The manifests of what goes are read while they are there; the packs they name are swept only after another [`GRACE`].
+        // The manifests of what goes are read while they are there; the packs they name are swept only after another
+        // [`GRACE`].
         let packs = self.list(&self.archive.layout().packs()).await?;
         let mut named = if readable { self.named_packs(&bases).await } else { None };
         for (base, object) in bases.iter().filter(|(base, _)| verdict.expire.contains(&base.label)) {
@@ -301,7 +303,8 @@ impl RepositorySweep<'_> {
         }))
     }
 
-    /// The packs that backups name, and those that expired manifests name which are young. `None` if one cannot be read.
+    /// The packs that backups name, and those that expired manifests name which are young. `None` if one cannot be
+    /// read.
     async fn named_packs(&self, bases: &[(RetentionBackup, ObjectInfo)]) -> Option<NamedPacks> {
         let mut named = NamedPacks::default();
         for (base, object) in bases {

@@ -1,8 +1,9 @@
 //! What a retention leaves: pure. Backups, histories and the window's beginning in, verdicts out.
 //!
-//! Every moment from the window's beginning on stays as restorable as it was. So of the backups that ended before it, the newest that can be
-//! restored stays on each way to a timeline that is still alive; whatever else is older goes. Of the log everything stays that follows a kept backup
-//! on any living way, and whatever is younger than the window itself.
+//! Every moment from the window's beginning on stays as restorable as it was. So of the backups that ended before it,
+//! the newest that can be restored stays on each way to a timeline that is still alive; whatever else is older goes. Of
+//! the log everything stays that follows a kept backup on any living way, and whatever is younger than the window
+//! itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -144,7 +144,8 @@ impl RepositoryVerifier<'_> {
         Ok(())
     }
 
-    /// Reads one pack, and of it the wanted chunks; all it has, if none is wanted in particular. `None` for what it gave if it does not open.
+    /// Reads one pack, and of it the wanted chunks; all it has, if none is wanted in particular. `None` for what it
+    /// gave if it does not open.
     async fn read_pack(
         &self,
         (id, wanted, namer): (PackId, Vec<WantedChunk>, Option<Arc<ChunkNamer>>),

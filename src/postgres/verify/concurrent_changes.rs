@@ -1,4 +1,5 @@
-//! What happens to an archive while it is verified: segments arrive, and retention takes others away. Neither is damage.
+//! What happens to an archive while it is verified: segments arrive, and retention takes others away. Neither is
+//! damage.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
 use crate::vault::repository::ObjectInfo;
 
-/// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that is younger than this
-/// may be one that is on its way.
+/// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that
+/// is younger than this may be one that is on its way.
 const YOUNG_SEGMENT_AGE: SignedDuration = SignedDuration::from_mins(1);
 /// How long it is waited for.
 const LATE_SEGMENT_WAIT: Duration = Duration::from_secs(20);
@@ -52,7 +53,8 @@ impl RepositoryVerifier<'_> {
         Ok(come)
     }
 
-    /// Settles what was listed and then not there: if it is no longer listed either, retention took it, and nothing is said about it.
+    /// Settles what was listed and then not there: if it is no longer listed either, retention took it, and nothing is
+    /// said about it.
     pub(super) async fn settle_removed_objects(&self) -> Result<(), ClusterVerifyError> {
         let mut gone = Vec::new();
         self.record(|found| gone.append(&mut found.gone));

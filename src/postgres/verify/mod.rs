@@ -1,13 +1,15 @@
 //! Reads back and authenticates everything, in every repository: what `walkeep verify` does.
 //!
-//! Each object is fetched and opened, which checks every tag and checksum. A segment's records are read again and its digest compared with the
-//! one in its trailer; each chunk of each backup is compared with its name, and each file's hash is computed from its chunks. From the digests
-//! that proved right an index is made in memory, and by it the log is checked for holes and every backup for the log that it needs.
+//! Each object is fetched and opened, which checks every tag and checksum. A segment's records are read again and its
+//! digest compared with the one in its trailer; each chunk of each backup is compared with its name, and each file's
+//! hash is computed from its chunks. From the digests that proved right an index is made in memory, and by it the log
+//! is checked for holes and every backup for the log that it needs.
 //!
-//! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is not missed.
+//! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is
+//! not missed.
 //!
-//! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`MEMORY_BUDGET_MIB`] of memory at the most, a segment
-//! some 150 bytes, and a chunk some 100 while backups are checked.
+//! Nothing is changed, and the index in the state directory is not asked. Objects in flight take [`MEMORY_BUDGET_MIB`]
+//! of memory at the most, a segment some 150 bytes, and a chunk some 100 while backups are checked.
 
 #[cfg(test)]
 mod tests;
@@ -70,7 +72,8 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether everything is there and right, as far as it was ever received. Bridged gaps are known, and nothing can be done about them.
+    /// Whether everything is there and right, as far as it was ever received. Bridged gaps are known, and nothing can
+    /// be done about them.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.gaps.is_empty() && self.stranded.is_empty()
@@ -235,8 +238,8 @@ impl VerifyTotals {
     }
 }
 
-/// Whether a gap was recorded when it came about and a backup from behind it can be restored. One that nobody recorded is a loss in the
-/// repository, whatever comes after it.
+/// Whether a gap was recorded when it came about and a backup from behind it can be restored. One that nobody recorded
+/// is a loss in the repository, whatever comes after it.
 fn is_bridged(gap: &MissingWal, backups: &[inventory::InventoryBackup]) -> bool {
     gap.noticed_at.is_some() && backups.iter().any(|backup| backup.restorable && backup.start_lsn >= gap.to_lsn)
 }

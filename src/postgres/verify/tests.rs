@@ -24,7 +24,8 @@ use crate::vault::verify::{VerifyOptions, VerifyProgress};
 
 const LABEL: &str = "20261122T020000Z-F";
 
-/// A file of two chunks and one of a single chunk, in one pack; log from segment 3 to 6, of which the backup needs 4 and 5.
+/// A file of two chunks and one of a single chunk, in one pack; log from segment 3 to 6, of which the backup needs 4
+/// and 5.
 async fn archive(dir: &TempDir) -> Arc<Archive> {
     let archive = create(&[dir], Some(&KeyEncryptionKey::generate().unwrap())).await;
     for number in 3..=6 {

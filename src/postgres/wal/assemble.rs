@@ -1,8 +1,8 @@
 //! A stream into whole segments: contiguous pieces in, segments out.
 //!
-//! Where pieces begin and end means nothing. A gap is refused; bytes that were there before are accepted again if they are the same, as after
-//! a reconnection, and refused if they differ. What has come of the segment that is not whole yet can be looked at and is never given out as
-//! whole.
+//! Where pieces begin and end means nothing. A gap is refused; bytes that were there before are accepted again if they
+//! are the same, as after a reconnection, and refused if they differ. What has come of the segment that is not whole
+//! yet can be looked at and is never given out as whole.
 
 use std::collections::VecDeque;
 
@@ -63,7 +63,8 @@ pub struct PartialSegment<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Makes segments of one timeline's stream. It holds one segment and what [`SegmentAssembler::poll`] was not asked for yet.
+/// Makes segments of one timeline's stream. It holds one segment and what [`SegmentAssembler::poll`] was not asked for
+/// yet.
 #[derive(Debug)]
 pub struct SegmentAssembler {
     timeline: TimelineId,
@@ -81,8 +82,9 @@ pub struct SegmentAssembler {
 const MAX_SPARE_BUFFERS: usize = 2;
 
 impl SegmentAssembler {
-    /// An assembler of the stream that begins with the segment which `start` lies in. The first piece has to begin where that segment does;
-    /// that is where a receiver asks the server to start, and what it had of the segment before it stopped comes first if it kept it.
+    /// An assembler of the stream that begins with the segment which `start` lies in. The first piece has to begin
+    /// where that segment does; that is where a receiver asks the server to start, and what it had of the segment
+    /// before it stopped comes first if it kept it.
     #[must_use]
     pub fn new(timeline: TimelineId, size: SegmentSize, start: Lsn) -> SegmentAssembler {
         let begins = size.segment_of(start).start(size);
@@ -158,8 +160,8 @@ impl SegmentAssembler {
         self.whole.pop_front()
     }
 
-    /// Gives a segment's bytes back when they are no longer needed, so that the next segment need not be allocated. They are just dropped if
-    /// somebody else still holds them.
+    /// Gives a segment's bytes back when they are no longer needed, so that the next segment need not be allocated.
+    /// They are just dropped if somebody else still holds them.
     pub fn recycle(&mut self, bytes: Bytes) {
         if self.spare.len() < MAX_SPARE_BUFFERS
             && let Ok(mut buffer) = bytes.try_into_mut()

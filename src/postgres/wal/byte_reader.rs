@@ -1,6 +1,7 @@
 //! Little-endian fields and varints out of a slice, each read checked against the slice's end.
 
-/// What is left to read. Every method answers `None` when there are too few bytes, and then the reader is of no further use.
+/// What is left to read. Every method answers `None` when there are too few bytes, and then the reader is of no further
+/// use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ByteReader<'a>(&'a [u8]);
 

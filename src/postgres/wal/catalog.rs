@@ -1,8 +1,8 @@
 //! What records change in the system catalogs that hold names: `pg_class`, `pg_database`, `pg_namespace`.
 //!
-//! A catalog is known by its file: it has its OID as its number until it is rewritten. After a VACUUM FULL of such a catalog its changes go
-//! unseen until the next backup's list of names. Only the fixed front of a tuple is read, up to `relkind`; it is laid out the same from 13 on but
-//! for `relallfrozen`, which came in 18.
+//! A catalog is known by its file: it has its OID as its number until it is rewritten. After a VACUUM FULL of such a
+//! catalog its changes go unseen until the next backup's list of names. Only the fixed front of a tuple is read, up to
+//! `relkind`; it is laid out the same from 13 on but for `relallfrozen`, which came in 18.
 
 use super::heap::{self, HeapOperation, HeapTuple};
 use super::identifiers::{RelFileLocator, Xid};
@@ -90,7 +90,8 @@ pub struct ListedRow {
 pub enum TupleChange {
     /// This row.
     Row(CatalogRow),
-    /// The row that was there but for these bytes, which stand so far from its front: the record leaves out what both share.
+    /// The row that was there but for these bytes, which stand so far from its front: the record leaves out what both
+    /// share.
     Changed {
         /// Where the bytes stand.
         at: u16,
@@ -184,7 +185,8 @@ impl CatalogRow {
     }
 }
 
-/// The change that a record makes in a catalog. `None` for every other record, and for what changes nothing but statistics in its place.
+/// The change that a record makes in a catalog. `None` for every other record, and for what changes nothing but
+/// statistics in its place.
 pub(super) fn catalog_change(record: &WalRecord<'_>, major: MajorVersion) -> Option<CatalogChange> {
     let catalog = Catalog::from_file(heap::first_file(record.bytes, major)?)?;
     if heap::heap_operation(&record.header)? == HeapOperation::InPlace {
@@ -216,7 +218,8 @@ pub(super) fn may_count(header: &RecordHeader) -> bool {
     heap::heap_operation(header).is_some()
 }
 
-/// Whether the beginning of a record may be that of one that changes a catalog: its first block's file says so, or does not show yet.
+/// Whether the beginning of a record may be that of one that changes a catalog: its first block's file says so, or does
+/// not show yet.
 pub(super) fn may_change_names(front: &[u8]) -> bool {
     let Some(header) = front.first_chunk::<RECORD_HEADER_BYTES>().map(RecordHeader::parse) else { return true };
     if heap::heap_operation(&header).is_none() {
@@ -228,8 +231,8 @@ pub(super) fn may_change_names(front: &[u8]) -> bool {
         || heap::first_file(front, MajorVersion::V13).and_then(Catalog::from_file).is_some()
 }
 
-/// Whether the record marks the database as invalid, as DROP DATABASE does before it removes the files, in place and so for good
-/// (`DATCONNLIMIT_INVALID_DB`, `pg_database.h`).
+/// Whether the record marks the database as invalid, as DROP DATABASE does before it removes the files, in place and so
+/// for good (`DATCONNLIMIT_INVALID_DB`, `pg_database.h`).
 pub(crate) fn invalidates(record: &WalRecord<'_>, database: u32, major: MajorVersion) -> bool {
     let in_place = heap::heap_operation(&record.header) == Some(HeapOperation::InPlace);
     let is_ours = || heap::first_file(record.bytes, major).and_then(Catalog::from_file) == Some(Catalog::Database);
@@ -290,7 +293,8 @@ pub(crate) fn counted_rows(record: &WalRecord<'_>, major: MajorVersion) -> Optio
     Some((Xid::new(record.header.xid), file, counts))
 }
 
-/// Part of the fuzz body of events: whatever stands in a record, reading it ends, and what is read is of a bounded size.
+/// Part of the fuzz body of events: whatever stands in a record, reading it ends, and what is read is of a bounded
+/// size.
 pub(super) fn fuzz(record: &WalRecord<'_>, major: MajorVersion) {
     if let Some(change) = catalog_change(record, major) {
         match change.made {

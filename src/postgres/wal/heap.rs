@@ -1,8 +1,8 @@
 //! What records say of heap pages: which table, how many rows, and the tuple itself where it is asked for.
 //!
-//! Block references are read as `DecodeXLogRecord` does (`xlogreader.c`), tuples as `heap_xlog_insert` and `heap_xlog_update` put them together
-//! (`heapam.c`, since 18 `heapam_xlog.c`). The scan of a segment asks of every heap record which file it is about; only records of system
-//! catalogs are looked into further.
+//! Block references are read as `DecodeXLogRecord` does (`xlogreader.c`), tuples as `heap_xlog_insert` and
+//! `heap_xlog_update` put them together (`heapam.c`, since 18 `heapam_xlog.c`). The scan of a segment asks of every
+//! heap record which file it is about; only records of system catalogs are looked into further.
 
 use std::borrow::Cow;
 
@@ -47,8 +47,8 @@ const SAME_REL: u8 = 0x80;
 const FORK_MASK: u8 = 0x0F;
 const IMAGE_HAS_HOLE: u8 = 0x01;
 
-/// The file of a record's first block, if that is in a main fork. Reads no more than the front of the record, and so must be fast: it is asked of
-/// most records there are.
+/// The file of a record's first block, if that is in a main fork. Reads no more than the front of the record, and so
+/// must be fast: it is asked of most records there are.
 #[inline]
 pub(super) fn first_file(bytes: &[u8], major: MajorVersion) -> Option<RelFileLocator> {
     let front = bytes.get(RECORD_HEADER_BYTES..)?;
@@ -223,7 +223,8 @@ pub(super) enum HeapTuple<'a> {
 /// The place of a tuple: page, and number on it.
 pub(super) type ItemPointer = (u32, u16);
 
-/// What a record of one tuple does: where the tuple is that it makes, what is in it, and where the one is that it takes away.
+/// What a record of one tuple does: where the tuple is that it makes, what is in it, and where the one is that it takes
+/// away.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct HeapChange<'a> {
     pub(super) file: RelFileLocator,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A transaction's number (`TransactionId`), 32 bits; 0 where there is none, as in the commit of a transaction that wrote nothing of its own.
+/// A transaction's number (`TransactionId`), 32 bits; 0 where there is none, as in the commit of a transaction that
+/// wrote nothing of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Xid(u32);

@@ -21,7 +21,8 @@ pub const FIRST_IS_OVERWRITE_CONTRECORD: u16 = 0x0008;
 /// Every flag that any supported release defines (`XLP_ALL_FLAGS`).
 pub const ALL_FLAGS: u16 = 0x000F;
 
-/// A major release whose WAL walkeep can read. The layout changes only with the major release, and so does the magic (`XLOG_PAGE_MAGIC`).
+/// A major release whose WAL walkeep can read. The layout changes only with the major release, and so does the magic
+/// (`XLOG_PAGE_MAGIC`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum MajorVersion {
     /// PostgreSQL 13, magic D106.
@@ -49,7 +50,8 @@ impl MajorVersion {
         MajorVersion::V18,
     ];
 
-    /// The release that writes pages of this magic; `None` for one that is not known here, be it older, newer or a beta.
+    /// The release that writes pages of this magic; `None` for one that is not known here, be it older, newer or a
+    /// beta.
     #[must_use]
     pub const fn from_magic(magic: u16) -> Option<MajorVersion> {
         match magic {
@@ -90,7 +92,8 @@ impl MajorVersion {
     }
 }
 
-/// Whether `magic` could be that of some PostgreSQL's little-endian pages: all since 8.3 lie from D062 on, and 18 is at D118.
+/// Whether `magic` could be that of some PostgreSQL's little-endian pages: all since 8.3 lie from D062 on, and 18 is at
+/// D118.
 #[must_use]
 pub const fn plausible_magic(magic: u16) -> bool {
     matches!(magic, 0xD062..=0xD2FF)
@@ -179,7 +182,8 @@ mod tests {
     use super::{MajorVersion, WalPageHeader, fuzz};
     use crate::postgres::format::lsn::Lsn;
 
-    /// A segment's first page header, byte by byte as `xlog_internal.h` lays it out; the numbers are chosen to tell the fields apart.
+    /// A segment's first page header, byte by byte as `xlog_internal.h` lays it out; the numbers are chosen to tell the
+    /// fields apart.
     const FIRST: [u8; 40] = [
         0x10, 0xD1, 0x07, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x00, 0x2A, 0x00,
         0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x61, 0x00, 0x00, 0x00, 0x01,

@@ -1,4 +1,5 @@
-//! Pages as `wal_compression` writes them: pglz, LZ4 and zstd, told apart by a flag in the record (`RestoreBlockImage`, `xlogreader.c`).
+//! Pages as `wal_compression` writes them: pglz, LZ4 and zstd, told apart by a flag in the record (`RestoreBlockImage`,
+//! `xlogreader.c`).
 
 use std::io::Read as _;
 
@@ -27,7 +28,8 @@ pub(super) fn decompress_image(bytes: &[u8], way: ImageCompression) -> Option<Ve
     }
 }
 
-/// `pglz_decompress` (`pg_lzcompress.c`): a byte of flags before each eight items, of which each is a byte or a reference.
+/// `pglz_decompress` (`pg_lzcompress.c`): a byte of flags before each eight items, of which each is a byte or a
+/// reference.
 fn decompress_pglz(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(8192);
     let mut input = bytes.iter().map(|byte| usize::from(*byte));

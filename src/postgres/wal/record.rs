@@ -1,4 +1,5 @@
-//! WAL records: the fixed header, the CRC, and where a record's main data lies (`xlogrecord.h`, `DecodeXLogRecord` in `xlogreader.c`).
+//! WAL records: the fixed header, the CRC, and where a record's main data lies (`xlogrecord.h`, `DecodeXLogRecord` in
+//! `xlogreader.c`).
 
 use crate::postgres::format::lsn::Lsn;
 
@@ -9,7 +10,8 @@ use super::page::MajorVersion;
 pub const RECORD_HEADER_BYTES: usize = 24;
 /// The shortest record: a header and nothing else.
 pub const MIN_RECORD_BYTES: u32 = 24;
-/// The longest record any release accepts: the reader's buffer has to be one allocation (`MaxAllocSize`; `XLogRecordMaxSize` since 16).
+/// The longest record any release accepts: the reader's buffer has to be one allocation (`MaxAllocSize`;
+/// `XLogRecordMaxSize` since 16).
 pub const MAX_RECORD_BYTES: u32 = 1 << 30;
 
 /// Resource managers whose records walkeep looks into (`rmgrlist.h`).
@@ -28,7 +30,8 @@ pub mod rmgr {
     pub const HEAP2: u8 = 9;
     /// Tables.
     pub const SMGR_TRUNCATE_HEAP: u8 = 10;
-    /// The last of the built-in ones, logical messages; custom ones are numbered from 128 (`RM_MIN_CUSTOM_ID`, since 15).
+    /// The last of the built-in ones, logical messages; custom ones are numbered from 128 (`RM_MIN_CUSTOM_ID`, since
+    /// 15).
     pub const LAST_BUILT_IN: u8 = 21;
     /// The first number an extension may take.
     pub const FIRST_CUSTOM: u8 = 128;
@@ -100,7 +103,8 @@ pub struct WalRecord<'a> {
 }
 
 impl<'a> WalRecord<'a> {
-    /// The part of the record that belongs to no block. `None` if the headers before it don't add up, which the CRC makes unlikely.
+    /// The part of the record that belongs to no block. `None` if the headers before it don't add up, which the CRC
+    /// makes unlikely.
     #[must_use]
     pub fn main_data(&self, major: MajorVersion) -> Option<&'a [u8]> {
         let layout = RecordLayout::parse(
@@ -120,7 +124,8 @@ pub(super) struct RecordLayout {
 }
 
 impl RecordLayout {
-    /// Walks the block headers at the front of `body`, which may be cut short after them; `full_len` is its length when whole.
+    /// Walks the block headers at the front of `body`, which may be cut short after them; `full_len` is its length when
+    /// whole.
     pub(super) fn parse(body: &[u8], full_len: usize, major: MajorVersion) -> Option<RecordLayout> {
         let mut reader = ByteReader::new(body);
         let mut of_blocks = 0_usize;
@@ -151,12 +156,14 @@ impl RecordLayout {
     }
 }
 
-/// Reads one block reference after its id; answers how many bytes of image and data belong to it (`XLogRecordBlockHeader`).
+/// Reads one block reference after its id; answers how many bytes of image and data belong to it
+/// (`XLogRecordBlockHeader`).
 fn block_data_bytes(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usize> {
     const HAS_IMAGE: u8 = 0x10;
     const SAME_REL: u8 = 0x80;
     const IMAGE_HAS_HOLE: u8 = 0x01;
-    // Until 14 there was one way to compress an image; in 15 its flag's place went to BKPIMAGE_APPLY and three others came.
+    // Until 14 there was one way to compress an image; in 15 its flag's place went to BKPIMAGE_APPLY and three others
+    // came.
     let compressed = if major <= MajorVersion::V14 { 0x02 } else { 0x1C };
 
     let flags = reader.u8()?;
@@ -176,7 +183,8 @@ fn block_data_bytes(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<
     Some(len)
 }
 
-/// The CRC-32C that belongs into a record's header: of the body first, then of the header's first twenty bytes (`ValidXLogRecord`).
+/// The CRC-32C that belongs into a record's header: of the body first, then of the header's first twenty bytes
+/// (`ValidXLogRecord`).
 #[must_use]
 #[inline]
 pub fn record_crc(header: &[u8; RECORD_HEADER_BYTES], body: &[u8]) -> u32 {

@@ -45,8 +45,8 @@ pub struct BaseBackupEnd {
 /// What the stream brings next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseBackupEvent {
-    /// The tar of a tablespace begins, `None` for the main data directory. It ends with the next event that is not data or progress.
-    /// PostgreSQL 13 and 14 leave out the two blocks of zeros at a tar's end.
+    /// The tar of a tablespace begins, `None` for the main data directory. It ends with the next event that is not data
+    /// or progress. PostgreSQL 13 and 14 leave out the two blocks of zeros at a tar's end.
     Archive(Option<u32>),
     /// The server's manifest begins.
     Manifest,
@@ -208,7 +208,8 @@ impl BaseBackup {
     /// Waits until the server is ready for the next command.
     ///
     /// # Errors
-    /// [`ReplicationError`] if the server reports a failure at the very end, such as a checksum failure it found: the backup is not good then.
+    /// [`ReplicationError`] if the server reports a failure at the very end, such as a checksum failure it found: the
+    /// backup is not good then.
     pub async fn finish(mut self) -> Result<ReplicationConnection, ReplicationError> {
         loop {
             match self.connection.wire.read_message().await? {

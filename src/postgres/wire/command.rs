@@ -1,5 +1,5 @@
-//! What we say to a walsender: commands as text, and the status reports of a standby (protocol.sgml "Streaming Replication Protocol";
-//! grammar in `repl_gram.y`).
+//! What we say to a walsender: commands as text, and the status reports of a standby (protocol.sgml "Streaming
+//! Replication Protocol"; grammar in `repl_gram.y`).
 //!
 //! Pure: values in, text or bytes out.
 
@@ -12,7 +12,8 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-/// The name of a replication slot: lower-case letters, digits and underscores, at most 63 (`ReplicationSlotValidateName`).
+/// The name of a replication slot: lower-case letters, digits and underscores, at most 63
+/// (`ReplicationSlotValidateName`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SlotName(String);
 
@@ -90,7 +91,8 @@ fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// `CREATE_REPLICATION_SLOT`, physical. With `reserve` the server keeps WAL from now on; without, only from the first connection on.
+/// `CREATE_REPLICATION_SLOT`, physical. With `reserve` the server keeps WAL from now on; without, only from the first
+/// connection on.
 #[must_use]
 pub fn create_physical_slot(slot: &SlotName, reserve: bool, version: ServerVersion) -> String {
     let reserve = match (reserve, version.has_option_lists()) {
@@ -101,7 +103,8 @@ pub fn create_physical_slot(slot: &SlotName, reserve: bool, version: ServerVersi
     format!("CREATE_REPLICATION_SLOT \"{slot}\" PHYSICAL{reserve}")
 }
 
-/// `CREATE_REPLICATION_SLOT`, physical and temporary: the server keeps WAL from its last checkpoint on until the connection ends.
+/// `CREATE_REPLICATION_SLOT`, physical and temporary: the server keeps WAL from its last checkpoint on until the
+/// connection ends.
 #[must_use]
 pub fn create_temporary_slot(slot: &SlotName, version: ServerVersion) -> String {
     let reserve = if version.has_option_lists() { "(RESERVE_WAL)" } else { "RESERVE_WAL" };
@@ -155,7 +158,8 @@ pub struct BaseBackupOptions {
     pub server_verifies: bool,
     /// Wait until the server has archived the WAL of the backup. A receiver has it anyway.
     pub wait_for_archive: bool,
-    /// Have the server compress what it sends (PostgreSQL 15 and later, if built for it). It comes out as if it were not.
+    /// Have the server compress what it sends (PostgreSQL 15 and later, if built for it). It comes out as if it were
+    /// not.
     pub compression: Option<ServerCompression>,
 }
 
@@ -203,8 +207,8 @@ pub fn base_backup(options: &BaseBackupOptions, version: ServerVersion) -> Strin
     if lists { format!("BASE_BACKUP ({})", words.join(", ")) } else { format!("BASE_BACKUP {}", words.join(" ")) }
 }
 
-/// How far a standby is. `apply` is not here: walkeep replays nothing, and a position that is claimed applied would make a commit under
-/// `synchronous_commit = remote_apply` visible where nothing can be read.
+/// How far a standby is. `apply` is not here: walkeep replays nothing, and a position that is claimed applied would
+/// make a commit under `synchronous_commit = remote_apply` visible where nothing can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StandbyStatus {
     /// Everything before this has been received.
@@ -227,7 +231,8 @@ pub fn standby_status(status: StandbyStatus, now: PgTime, out: &mut BytesMut) {
     out.put_u8(u8::from(status.reply_wanted));
 }
 
-/// The startup packet: protocol 3.0 and `parameters` (protocol.sgml "StartupMessage"). Zero bytes can't be sent and are left out.
+/// The startup packet: protocol 3.0 and `parameters` (protocol.sgml "StartupMessage"). Zero bytes can't be sent and are
+/// left out.
 pub fn startup(parameters: &[(&str, &str)], out: &mut BytesMut) {
     let mut body = String::new();
     for (name, value) in parameters {

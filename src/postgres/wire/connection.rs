@@ -220,8 +220,9 @@ impl ReplicationConnection {
         rows.text(name).map(str::to_owned).ok_or(ReplicationError::UnexpectedAnswer("SHOW"))
     }
 
-    /// Whether the server is in recovery: a standby. Asked anew each time, as it may have been promoted. PostgreSQL 13 only says that transactions are
-    /// read-only, which they always are on a standby, and on a primary only if its settings say so.
+    /// Whether the server is in recovery: a standby. Asked anew each time, as it may have been promoted. PostgreSQL 13
+    /// only says that transactions are read-only, which they always are on a standby, and on a primary only if its
+    /// settings say so.
     ///
     /// # Errors
     /// [`ReplicationError`] if the connection fails or the answer makes no sense.
@@ -277,7 +278,8 @@ impl ReplicationConnection {
             .map(drop)
     }
 
-    /// Makes a slot that holds the server's WAL, from its last checkpoint on, for as long as this connection lasts. Nothing of it outlives a crash.
+    /// Makes a slot that holds the server's WAL, from its last checkpoint on, for as long as this connection lasts.
+    /// Nothing of it outlives a crash.
     ///
     /// # Errors
     /// [`ReplicationError`], also if the server has no slot to spare (`max_replication_slots`).

@@ -1,9 +1,9 @@
-//! Connection strings as libpq reads them: `host=… user=…` or `postgresql://…`, with `PG*` variables filling what they leave open
-//! (`fe-connect.c`: `conninfo_parse`, `conninfo_uri_parse`, `conninfo_add_defaults`).
+//! Connection strings as libpq reads them: `host=… user=…` or `postgresql://…`, with `PG*` variables filling what they
+//! leave open (`fe-connect.c`: `conninfo_parse`, `conninfo_uri_parse`, `conninfo_add_defaults`).
 //!
-//! A string and a map of variables come in, a [`Conninfo`] goes out; no file is read and no name resolved here. What libpq knows and this
-//! client doesn't (service files, GSSAPI, encrypted keys) is refused with a word on what to do, never ignored: an ignored security option
-//! is worse than an error.
+//! A string and a map of variables come in, a [`Conninfo`] goes out; no file is read and no name resolved here. What
+//! libpq knows and this client doesn't (service files, GSSAPI, encrypted keys) is refused with a word on what to do,
+//! never ignored: an ignored security option is worse than an error.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -114,7 +114,8 @@ pub struct TcpKeepalives {
 /// One server to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConninfoHost {
-    /// Name or address; a directory (`/…`, `@…` for an abstract name) of Unix sockets; `None` for the default socket directory.
+    /// Name or address; a directory (`/…`, `@…` for an abstract name) of Unix sockets; `None` for the default socket
+    /// directory.
     pub name: Option<String>,
     /// `hostaddr`: the address to connect to; [`ConninfoHost::name`] is then only what the certificate must say.
     pub address: Option<std::net::IpAddr>,
@@ -196,7 +197,8 @@ pub struct Conninfo {
 }
 
 impl Conninfo {
-    /// Reads a connection string of either form. `environment` fills what it leaves open; `HOME` in it says where `~` is.
+    /// Reads a connection string of either form. `environment` fills what it leaves open; `HOME` in it says where `~`
+    /// is.
     ///
     /// # Errors
     /// [`ConninfoError`] names the parameter and what it must be.

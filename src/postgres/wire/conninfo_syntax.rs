@@ -1,4 +1,5 @@
-//! The two spellings of a connection string, taken apart into keys and values; what they mean is [`super::conninfo`]'s business.
+//! The two spellings of a connection string, taken apart into keys and values; what they mean is [`super::conninfo`]'s
+//! business.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Takes off the compression that a server has put on the archives of a backup.
 //!
-//! Comes in: the bytes of one archive in pieces of any length. Goes out: plaintext. What a hostile server can make it hold is bounded: a block of
-//! LZ4's largest size, or zstd's largest window, 128 MiB.
+//! Comes in: the bytes of one archive in pieces of any length. Goes out: plaintext. What a hostile server can make it
+//! hold is bounded: a block of LZ4's largest size, or zstd's largest window, 128 MiB.
 
 use bytes::{Buf, Bytes, BytesMut};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};

@@ -104,7 +104,8 @@ impl HasKind for ReplicationError {
     }
 }
 
-/// A chain of errors on one line; [`ReplicationError::NoServer`] has no single source, so each of its parts shows its own.
+/// A chain of errors on one line; [`ReplicationError::NoServer`] has no single source, so each of its parts shows its
+/// own.
 fn join_errors(errors: &[ReplicationError]) -> String {
     let chain = |error: &ReplicationError| {
         let mut text = error.to_string();
@@ -186,10 +187,12 @@ impl ReplicationError {
         matches!(self, ReplicationError::Server { error, .. } if error.message.contains("not in this server's history"))
     }
 
-    /// The asked-for position lies beyond what the server has (`StartReplication`: "is ahead of the WAL flush position").
+    /// The asked-for position lies beyond what the server has (`StartReplication`: "is ahead of the WAL flush
+    /// position").
     #[must_use]
     pub fn is_ahead_of_server(&self) -> bool {
-        matches!(self, ReplicationError::Server { error, .. } if error.message.contains("is ahead of the WAL flush position"))
+        matches!(self, ReplicationError::Server { error, .. } if error.message.contains("is ahead of the WAL flush \
+            position"))
     }
 
     /// Whether trying again helps.

@@ -120,7 +120,8 @@ pub(crate) fn login_user(info: &Conninfo) -> Result<String, ReplicationError> {
     })
 }
 
-/// The password, and a word on where it came from. A password file that can't be used is an error only once a password is needed.
+/// The password, and a word on where it came from. A password file that can't be used is an error only once a password
+/// is needed.
 pub(crate) fn login_password(
     info: &Conninfo,
     host: &ConninfoHost,
@@ -246,7 +247,8 @@ impl LoginExchange<'_> {
                 .login_error(wire, format!("the server wants authentication {method:?}, which require_auth forbids")));
         }
         if self.info.channel_binding == ChannelBinding::Require && !bound {
-            let problem = "channel_binding=require, but the server did not offer it; it takes TLS and scram-sha-256 in pg_hba.conf";
+            let problem = "channel_binding=require, but the server did not offer it; it takes TLS and scram-sha-256 \
+                in pg_hba.conf";
             return Err(self.login_error(wire, problem));
         }
         Ok(())

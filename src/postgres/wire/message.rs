@@ -1,16 +1,17 @@
 //! What the server says, from bytes to values: protocol 3.0's messages as far as a replication connection meets them
 //! (protocol.sgml "Message Formats", "Streaming Replication Protocol").
 //!
-//! Pure: a buffer in, values out; `None` means more bytes are needed. postgres-protocol parses most messages too, but not
-//! `CopyBothResponse` and `NegotiateProtocolVersion`, and with no bound on a message's length, so the frames are cut here.
+//! Pure: a buffer in, values out; `None` means more bytes are needed. postgres-protocol parses most messages too, but
+//! not `CopyBothResponse` and `NegotiateProtocolVersion`, and with no bound on a message's length, so the frames are
+//! cut here.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 
-/// The longest message that is accepted. A walsender sends at most 16 blocks of at most 64 KiB at a time (`MAX_SEND_SIZE`), a base backup
-/// 32 KiB; rows hold settings, names and timeline histories.
+/// The longest message that is accepted. A walsender sends at most 16 blocks of at most 64 KiB at a time
+/// (`MAX_SEND_SIZE`), a base backup 32 KiB; rows hold settings, names and timeline histories.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// The tag byte and the length that begin every message.
@@ -383,8 +384,8 @@ impl BaseBackupMessage {
     }
 }
 
-/// Any bytes, as what a server sends. Must end without a panic, keep nothing longer than what came in, and cut the same frames however the
-/// input is split. For fuzzing.
+/// Any bytes, as what a server sends. Must end without a panic, keep nothing longer than what came in, and cut the same
+/// frames however the input is split. For fuzzing.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let frames = |pieces: &mut dyn Iterator<Item = &[u8]>| {

@@ -1,10 +1,12 @@
 //! PostgreSQL's streaming-replication protocol: the only socket to it.
 //!
-//! [`Conninfo`] says where and who, as libpq's connection strings do; [`ReplicationConnection`] is a session in physical replication mode, from which
-//! a [`PhysicalStream`] of WAL or a [`BaseBackup`] comes. [`message`] and [`command`] are pure: bytes in, values out, and back.
+//! [`Conninfo`] says where and who, as libpq's connection strings do; [`ReplicationConnection`] is a session in
+//! physical replication mode, from which a [`PhysicalStream`] of WAL or a [`BaseBackup`] comes. [`message`] and
+//! [`command`] are pure: bytes in, values out, and back.
 //!
-//! Released tokio-postgres has no replication mode, so this is our own client over postgres-protocol's messages and its SCRAM. It knows
-//! nothing of segments, archives or what WAL contains. It never retries: [`ReplicationError::class`] says whether its caller may.
+//! Released tokio-postgres has no replication mode, so this is our own client over postgres-protocol's messages and its
+//! SCRAM. It knows nothing of segments, archives or what WAL contains. It never retries: [`ReplicationError::class`]
+//! says whether its caller may.
 
 pub mod command;
 pub mod message;

@@ -1,7 +1,7 @@
 //! The password file, `~/.pgpass` (`passwordFromFile` in `fe-connect.c`).
 //!
-//! Lines of `hostname:port:database:username:password`; `*` stands for anything, `\` takes the meaning of `:` and `\` away; the first line
-//! that fits counts. A file that others may read is not used.
+//! Lines of `hostname:port:database:username:password`; `*` stands for anything, `\` takes the meaning of `:` and `\`
+//! away; the first line that fits counts. A file that others may read is not used.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;

@@ -51,8 +51,9 @@ impl ReplicationConnection {
     /// Starts to stream WAL of `timeline` from `start` on.
     ///
     /// # Errors
-    /// [`ReplicationError::is_other_history`] and [`ReplicationError::is_no_slot`] tell the cases a receiver can act on. A position that the server has no longer
-    /// or not yet is reported by the stream ([`ReplicationError::is_wal_removed`], [`ReplicationError::is_ahead_of_server`]).
+    /// [`ReplicationError::is_other_history`] and [`ReplicationError::is_no_slot`] tell the cases a receiver can act
+    /// on. A position that the server has no longer or not yet is reported by the stream
+    /// ([`ReplicationError::is_wal_removed`], [`ReplicationError::is_ahead_of_server`]).
     pub async fn start_physical(
         self,
         slot: Option<&SlotName>,
@@ -93,7 +94,8 @@ impl PhysicalStream {
     /// The next event. Cancel safe: an event is either returned or still to come.
     ///
     /// # Errors
-    /// [`ReplicationError::is_wal_removed`] if the server no longer has the WAL; [`ReplicationError::ConnectionClosed`] if the server is gone.
+    /// [`ReplicationError::is_wal_removed`] if the server no longer has the WAL; [`ReplicationError::ConnectionClosed`]
+    /// if the server is gone.
     pub async fn next(&mut self) -> Result<WalStreamEvent, ReplicationError> {
         loop {
             let frame = self.connection.wire.read_frame().await?;
@@ -103,8 +105,8 @@ impl PhysicalStream {
         }
     }
 
-    /// The next event, if it was read from the socket already. `None` means that the socket is drained as far as we have looked: the
-    /// moment to make what has come durable.
+    /// The next event, if it was read from the socket already. `None` means that the socket is drained as far as we
+    /// have looked: the moment to make what has come durable.
     ///
     /// # Errors
     /// As [`PhysicalStream::next`].
@@ -127,7 +129,8 @@ impl PhysicalStream {
                 Ok(Some(WalStreamEvent::EndOfTimeline))
             }
             BackendMessage::Error(error) => Err(ReplicationError::from_server(*error)),
-            // A server that shuts down ends the copy like this, once we have reported its last record flushed (`WalSndDone`).
+            // A server that shuts down ends the copy like this, once we have reported its last record flushed
+            // (`WalSndDone`).
             BackendMessage::CommandComplete(_) => Err(ReplicationError::ConnectionClosed(None)),
             BackendMessage::Notice(_) | BackendMessage::ParameterStatus { .. } | BackendMessage::Other(_) => Ok(None),
             _ => Err(ReplicationError::UnexpectedAnswer("START_REPLICATION")),
@@ -149,7 +152,8 @@ impl PhysicalStream {
         self.connection.wire.flush().await
     }
 
-    /// Ends the stream, by the server's wish after [`WalStreamEvent::EndOfTimeline`] or by ours. What the server had sent already is dropped.
+    /// Ends the stream, by the server's wish after [`WalStreamEvent::EndOfTimeline`] or by ours. What the server had
+    /// sent already is dropped.
     ///
     /// # Errors
     /// [`ReplicationError::ConnectionClosed`] if the server is gone.
@@ -167,7 +171,8 @@ impl PhysicalStream {
         let mut rows = super::connection::ResultRows::default();
         loop {
             match self.connection.wire.read_message().await? {
-                // The answer to a status that was under way when the server ended the copy: it answers all the same (`ProcessStandbyReplyMessage`).
+                // The answer to a status that was under way when the server ended the copy: it answers all the same
+                // (`ProcessStandbyReplyMessage`).
                 BackendMessage::CopyData(_) => {}
                 BackendMessage::RowDescription(columns) => rows.columns = columns,
                 BackendMessage::DataRow(row) if rows.rows.is_empty() => rows.rows.push(row),

@@ -1,4 +1,5 @@
-//! From a host in a connection string to an open socket: names resolved, Unix sockets found, TCP set up. No protocol is spoken here.
+//! From a host in a connection string to an open socket: names resolved, Unix sockets found, TCP set up. No protocol is
+//! spoken here.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,8 +20,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> PgSocket for S {}
 /// Where Debian's packages, and PostgreSQL as it comes, put the server's socket (`DEFAULT_PGSOCKET_DIR`).
 const SOCKET_DIRS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// The longest attempt on one address if the connection string sets no `connect_timeout`: a host that drops packets would hold us for the
-/// two minutes of the kernel's own patience.
+/// The longest attempt on one address if the connection string sets no `connect_timeout`: a host that drops packets
+/// would hold us for the two minutes of the kernel's own patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One way to reach a server.
@@ -59,8 +60,8 @@ pub(crate) enum TransportEncryption {
     Tls,
 }
 
-/// The ways to try on one address, in order. Unix sockets never have TLS, whatever the mode (libpq: "sslmode is ignored for Unix domain
-/// socket communication").
+/// The ways to try on one address, in order. Unix sockets never have TLS, whatever the mode (libpq: "sslmode is ignored
+/// for Unix domain socket communication").
 pub(crate) fn encryptions(mode: SslMode, address: &SocketTarget) -> &'static [TransportEncryption] {
     match (mode, address) {
         (_, SocketTarget::Unix(_)) | (SslMode::Disable, _) => &[TransportEncryption::Plain],
@@ -150,7 +151,8 @@ fn set_keepalives(stream: &TcpStream, wanted: TcpKeepalives) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of the operating system's user, as `/etc/passwd` has it; libpq connects as this user if it isn't told otherwise.
+/// The name of the operating system's user, as `/etc/passwd` has it; libpq connects as this user if it isn't told
+/// otherwise.
 pub(crate) fn current_user() -> Option<String> {
     user_name(rustix::process::geteuid().as_raw())
 }

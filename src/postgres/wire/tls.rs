@@ -1,10 +1,11 @@
 //! TLS with libpq's meanings of `sslmode` (`fe-secure-openssl.c`, `fe-secure-common.c`), over rustls and ring.
 //!
-//! In: a [`Conninfo`]. Out: a client configuration that checks just what the mode asks for, and the hash that ties a SCRAM exchange to the
-//! server's certificate. Files are read here, sockets are not touched.
+//! In: a [`Conninfo`]. Out: a client configuration that checks just what the mode asks for, and the hash that ties a
+//! SCRAM exchange to the server's certificate. Files are read here, sockets are not touched.
 //!
-//! Where libpq is more lenient than web browsers, so is this: a certificate that is itself in the root file is trusted, and one without
-//! alternative names is matched by its common name, because that is what the PostgreSQL manual's own recipes produce.
+//! Where libpq is more lenient than web browsers, so is this: a certificate that is itself in the root file is trusted,
+//! and one without alternative names is matched by its common name, because that is what the PostgreSQL manual's own
+//! recipes produce.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -142,7 +143,8 @@ impl CertificateVerifier {
         Ok(CertificateVerifier { check, chain, roots, algorithms: provider.signature_verification_algorithms })
     }
 
-    /// Whether the server's certificate itself is one of the roots, and is of this time: OpenSSL takes a self-signed one that way.
+    /// Whether the server's certificate itself is one of the roots, and is of this time: OpenSSL takes a self-signed
+    /// one that way.
     fn is_pinned(&self, end_entity: &CertificateDer<'_>, now: UnixTime) -> Result<bool, rustls::Error> {
         if !self.roots.iter().any(|root| root == end_entity) {
             return Ok(false);
@@ -289,8 +291,8 @@ fn pinned_name_matches(certificate: &Certificate, host: &str) -> bool {
     alternative || common_name_matches(certificate, host)
 }
 
-/// The hash of the server's certificate that `tls-server-end-point` names (RFC 5929 section 4.1): by the certificate's own signature
-/// algorithm, SHA-256 at least. `None` for algorithms without a hash, such as Ed25519.
+/// The hash of the server's certificate that `tls-server-end-point` names (RFC 5929 section 4.1): by the certificate's
+/// own signature algorithm, SHA-256 at least. `None` for algorithms without a hash, such as Ed25519.
 #[must_use]
 pub fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let algorithm: ObjectIdentifier = Certificate::from_der(certificate).ok()?.signature_algorithm.oid;

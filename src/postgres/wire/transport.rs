@@ -11,8 +11,8 @@ use super::message::{BackendMessage, MessageFrame, ServerError, next_frame};
 use super::socket::PgSocket;
 use crate::base::clock::real_timeout;
 
-/// What is allocated for the socket at a time. A walsender's messages are 128 KiB; eight of them share one allocation, so that at most an
-/// eighth of what is read is ever moved to the front of the next buffer.
+/// What is allocated for the socket at a time. A walsender's messages are 128 KiB; eight of them share one allocation,
+/// so that at most an eighth of what is read is ever moved to the front of the next buffer.
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// The least room a read is offered.

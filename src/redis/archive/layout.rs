@@ -1,6 +1,8 @@
-//! Where the objects of a Redis instance stand, beside those of the clusters; `docs/format/repository.md` is the same in prose.
+//! Where the objects of a Redis instance stand, beside those of the clusters; `docs/format/repository.md` is the same
+//! in prose.
 //!
-//! Offsets in names have 20 decimal digits, as the server writes them in decimal, so the order of names is that of positions.
+//! Offsets in names have 20 decimal digits, as the server writes them in decimal, so the order of names is that of
+//! positions.
 
 use crate::vault::archive_name;
 use crate::vault::repository::key::{KeyPrefix, ObjectKey, ObjectKeyError};

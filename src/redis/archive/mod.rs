@@ -1,8 +1,9 @@
 //! A Redis instance in all its repositories: snapshots, the stream of commands between them, and the breaks in it.
 //!
-//! A snapshot is an RDB file in parts and a manifest that names them, put last ([`SnapshotManifest`]). The stream is kept in stretches, each with
-//! the offsets it covers and marks that tie offsets to the time at which they had come ([`stream`]). [`Archive::resolve_target`] finds from these what
-//! leads to a moment: a snapshot, and the offset behind it up to which the stream is to be replayed ([`history`]).
+//! A snapshot is an RDB file in parts and a manifest that names them, put last ([`SnapshotManifest`]). The stream is
+//! kept in stretches, each with the offsets it covers and marks that tie offsets to the time at which they had come
+//! ([`stream`]). [`Archive::resolve_target`] finds from these what leads to a moment: a snapshot, and the offset behind
+//! it up to which the stream is to be replayed ([`history`]).
 //!
 //! Not known here: sockets, who writes, and how a server is started from it.
 

@@ -45,7 +45,8 @@ impl RedisVersion {
         self.flavour == ServerFlavour::Valkey || self.major >= 7
     }
 
-    /// The newest RDB version with Redis's magic that it loads (`RDB_VERSION` in rdb.h; Valkey 9 takes what was Redis's before they parted).
+    /// The newest RDB version with Redis's magic that it loads (`RDB_VERSION` in rdb.h; Valkey 9 takes what was Redis's
+    /// before they parted).
     fn newest_rdb_version(self) -> u32 {
         match (self.flavour, self.major, self.minor) {
             (ServerFlavour::Valkey, ..) => 11,

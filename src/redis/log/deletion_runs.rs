@@ -1,8 +1,10 @@
-//! Which deletions are one deed: joined from the pieces that stretches of the stream note ([`crate::redis::archive::stream::deletions`]).
+//! Which deletions are one deed: joined from the pieces that stretches of the stream note
+//! ([`crate::redis::archive::stream::deletions`]).
 //!
-//! A run goes on while no more than a second passes between its deletions and its database is not emptied in between; where stretches begin and end
-//! makes no difference. A cache whose keys expire all the time is one run that never ends, and what somebody deletes meanwhile must not be lost
-//! in it: seconds with far more deletions than were usual for a minute are a run of their own, a surge.
+//! A run goes on while no more than a second passes between its deletions and its database is not emptied in between;
+//! where stretches begin and end makes no difference. A cache whose keys expire all the time is one run that never
+//! ends, and what somebody deletes meanwhile must not be lost in it: seconds with far more deletions than were usual
+//! for a minute are a run of their own, a surge.
 
 use std::collections::BTreeMap;
 
@@ -201,9 +203,11 @@ mod tests {
         (stretch, bytes)
     }
 
-    /// The runs of these commands in stretches that end after so many commands: before, database, keys, commands, from, to.
+    /// The runs of these commands in stretches that end after so many commands: before, database, keys, commands, from,
+    /// to.
     ///
-    /// A stretch that begins within a transaction knows no better than that; whoever goes to there goes to before the transaction.
+    /// A stretch that begins within a transaction knows no better than that; whoever goes to there goes to before the
+    /// transaction.
     fn runs(sent: &[Sent], cuts: &[usize]) -> Vec<(u64, u32, u64, u64, Timestamp, Timestamp)> {
         let (mut runs, mut ended, mut first, mut from) = (OpenDeletionRuns::default(), Vec::new(), START, 0);
         for cut in cuts.iter().copied().filter(|cut| *cut < sent.len()).chain([sent.len()]) {

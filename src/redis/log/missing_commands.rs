@@ -1,4 +1,5 @@
-//! Where commands are missing: a stretch that goes on neither from the one before nor from a snapshot, and no break is recorded that says why.
+//! Where commands are missing: a stretch that goes on neither from the one before nor from a snapshot, and no break is
+//! recorded that says why.
 
 use jiff::Timestamp;
 
@@ -28,7 +29,8 @@ pub(super) struct MissingCommands {
     pub(super) since: Timestamp,
 }
 
-/// What is missing before a stretch that does not go on from the one before. `is_first` says that it is the first there is of its history.
+/// What is missing before a stretch that does not go on from the one before. `is_first` says that it is the first there
+/// is of its history.
 pub(super) fn find_missing_before(
     stretch: &StreamStretch,
     is_first: bool,

@@ -1,11 +1,14 @@
-//! What happened in a Redis instance: databases emptied, many keys deleted, restarts, failovers and breaks, each with the target that
-//! restores to just before it.
+//! What happened in a Redis instance: databases emptied, many keys deleted, restarts, failovers and breaks, each with
+//! the target that restores to just before it.
 //!
-//! Everything comes from the archive and this machine's spool; the server is not asked. What stands out in a stretch of the stream is in its
-//! metadata ([`crate::redis::archive::stream::deletions`]), so the commands themselves are read only where an older receiver did not say all of it.
-//! Which deletions belong together is found from that (`deletions`); what is told while they go on waits for them. A history is searched for the time asked for, so what lies before and after is not looked at.
+//! Everything comes from the archive and this machine's spool; the server is not asked. What stands out in a stretch of
+//! the stream is in its metadata ([`crate::redis::archive::stream::deletions`]), so the commands themselves are read
+//! only where an older receiver did not say all of it. Which deletions belong together is found from that
+//! (`deletions`); what is told while they go on waits for them. A history is searched for the time asked for, so what
+//! lies before and after is not looked at.
 //!
-//! Memory: the names of the stretches, the snapshots' manifests, the metadata of [`MAX_PARALLEL_STRETCH_READS`] stretches, the bytes of one, and [`MAX_WAITING_EVENTS`] lines.
+//! Memory: the names of the stretches, the snapshots' manifests, the metadata of [`MAX_PARALLEL_STRETCH_READS`]
+//! stretches, the bytes of one, and [`MAX_WAITING_EVENTS`] lines.
 
 pub(crate) mod entry;
 pub(crate) mod missing_commands;
@@ -146,7 +149,8 @@ impl LogReader<'_> {
         Ok(())
     }
 
-    /// The histories that reach into the time asked for, oldest first. One server is followed at a time, so they don't overlap.
+    /// The histories that reach into the time asked for, oldest first. One server is followed at a time, so they don't
+    /// overlap.
     async fn histories_in_range(&self) -> Result<Vec<(ReplicationId, Vec<u64>)>, Error> {
         let mut found = Vec::new();
         for (replid, firsts) in self.known.histories() {
@@ -213,7 +217,8 @@ impl LogReader<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The stretch of a history before the first that may hold something of the time asked for: there may be a hole behind it.
+    /// The stretch of a history before the first that may hold something of the time asked for: there may be a hole
+    /// behind it.
     async fn first_stretch_in_range(&self, replid: ReplicationId, firsts: &[u64]) -> Result<usize, Error> {
         let Some(since) =
             self.question.since.map(|since| since.saturating_sub(MAX_CLOCK_DISORDER).unwrap_or(Timestamp::MIN))
@@ -265,7 +270,8 @@ impl LogReader<'_> {
         self.emit_deletion_runs(over).await
     }
 
-    /// What stands out in a stretch, or in what comes after offset `from`; its bytes are read only where its metadata does not say.
+    /// What stands out in a stretch, or in what comes after offset `from`; its bytes are read only where its metadata
+    /// does not say.
     async fn read_deletions(&self, stretch: &StreamStretch, from: Option<u64>) -> Result<Vec<Deletion>, Error> {
         let wanted = |kind: LogEntryKind| self.question.kinds.is_empty() || self.question.kinds.contains(&kind);
         if ![LogEntryKind::FlushAll, LogEntryKind::FlushDb, LogEntryKind::Delete].into_iter().any(wanted) {
@@ -298,7 +304,8 @@ impl LogReader<'_> {
         };
         if notables.more {
             let (replid, first, fewer_than) = (stretch.replid, stretch.first, notables.floor);
-            tracing::warn!(%replid, first, fewer_than, "more happened in this stretch than is listed: small deletions are left out");
+            tracing::warn!(%replid, first, fewer_than, "more happened in this stretch than is listed: small deletions \
+                are left out");
         }
         Ok(notables.found)
     }

@@ -1,7 +1,7 @@
 //! The snapshot that a stream is of use with: taken beside it, and tried again, ever more rarely, until there is one.
 //!
-//! Each attempt makes the server fork and write all it has, so it is not to be wasted: not on a repository that does not take the stream either,
-//! and not again and again where it fails in the same way.
+//! Each attempt makes the server fork and write all it has, so it is not to be wasted: not on a repository that does
+//! not take the stream either, and not again and again where it fails in the same way.
 
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use crate::vault::VaultError;
 /// Pauses after what may be better the next time.
 const SNAPSHOT_RETRY_POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_secs(30), longest: Duration::from_secs(30 * 60), total: None };
-/// The pause after what trying again does not mend. Somebody may mend it meanwhile (the right to write, a full key ring), and then no restart
-/// should be needed. It holds for a new connection also: a server whose connections break every minute would fork every minute.
+/// The pause after what trying again does not mend. Somebody may mend it meanwhile (the right to write, a full key
+/// ring), and then no restart should be needed. It holds for a new connection also: a server whose connections break
+/// every minute would fork every minute.
 const PERMANENT_ERROR_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 /// A snapshot under way.
@@ -37,8 +38,8 @@ pub(super) struct BaseSnapshot {
     search: Option<JoinHandle<bool>>,
     /// The histories in which the stream came without a break, in order, each with the offset from which it did.
     history_starts: Vec<(ReplicationId, u64)>,
-    /// Whether the last one came to nothing: a replica that refuses, or whose disk is so slow that the stream has gone on beyond what the master
-    /// keeps, would do so again. The next one comes from the master itself.
+    /// Whether the last one came to nothing: a replica that refuses, or whose disk is so slow that the stream has gone
+    /// on beyond what the master keeps, would do so again. The next one comes from the master itself.
     pub(super) last_attempt_failed: bool,
     backoff: Backoff,
     /// None is begun before.
@@ -59,8 +60,8 @@ impl BaseSnapshot {
         }
     }
 
-    /// Begins to find out whether a snapshot leads to the position. Beside the stream: a week of it is long to look through in a store far away,
-    /// and what the server keeps meanwhile is little.
+    /// Begins to find out whether a snapshot leads to the position. Beside the stream: a week of it is long to look
+    /// through in a store far away, and what the server keeps meanwhile is little.
     pub(super) fn search_for_base(&mut self, instance: &Archive, position: Option<ReceivePosition>) {
         let (Some(position), instance) = (position, instance.clone()) else { return };
         self.search = Some(tokio::spawn(async move {
@@ -120,8 +121,8 @@ impl BaseSnapshot {
         !self.has_snapshot && self.attempt.is_none() && self.search.is_none() && now >= self.next_attempt_at
     }
 
-    /// How long a stream that begins with a snapshot has to wait for it: less than after what trying again does not mend, for nothing is received
-    /// meanwhile.
+    /// How long a stream that begins with a snapshot has to wait for it: less than after what trying again does not
+    /// mend, for nothing is received meanwhile.
     pub(super) fn time_until_due(&self, now: Duration) -> Duration {
         self.next_attempt_at.saturating_sub(now).min(SNAPSHOT_RETRY_POLICY.longest)
     }
@@ -173,11 +174,13 @@ impl BaseSnapshot {
             Ok(Err(error)) => {
                 self.schedule_late_retry(now);
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, again_in = ?PERMANENT_ERROR_PAUSE, "no snapshot to begin with: without one nothing can be restored to a moment from here on");
+                tracing::error!(error, again_in = ?PERMANENT_ERROR_PAUSE, "no snapshot to begin with: without one \
+                    nothing can be restored to a moment from here on");
             }
             Err(error) if error.is_panic() => {
                 self.schedule_late_retry(now);
-                tracing::error!(again_in = ?PERMANENT_ERROR_PAUSE, "taking a snapshot to begin with gave up; this is a bug in walkeep, and its message is in the log above");
+                tracing::error!(again_in = ?PERMANENT_ERROR_PAUSE, "taking a snapshot to begin with gave up; this is \
+                    a bug in walkeep, and its message is in the log above");
             }
             // By `forget`, for another one.
             Err(_aborted) => {}

@@ -7,18 +7,22 @@
 //!
 //! # The order of durable effects
 //!
-//! 1. A snapshot's offset is known before the stream behind it is followed; the stream is followed while the snapshot is still being stored.
-//! 2. Bytes are appended to the spool, then synced; only then, and when a snapshot is stored that leads to them, are they acknowledged.
+//! 1. A snapshot's offset is known before the stream behind it is followed; the stream is followed while the snapshot
+//!    is still being stored.
+//! 2. Bytes are appended to the spool, then synced; only then, and when a snapshot is stored that leads to them, are
+//!    they acknowledged.
 //! 3. A stretch is put into every repository; only then is its spool file removed.
-//! 4. A break is recorded before anything after it is received: in one repository at least, and in the others when they are there.
+//! 4. A break is recorded before anything after it is received: in one repository at least, and in the others when they
+//!    are there.
 //!
-//! A crash after any of these leaves the steps before it done. On the next start what is spooled is put, and the server is asked for what
-//! follows the last whole command. Where it cannot continue, because its backlog does not reach back that far or its history has parted from
-//! ours, the break is recorded and a new snapshot begins a new stretch of history. After a failover the stream goes on under a new
-//! replication id from the very next byte, if the new master has all that we have (`masterTryPartialResynchronization`).
+//! A crash after any of these leaves the steps before it done. On the next start what is spooled is put, and the server
+//! is asked for what follows the last whole command. Where it cannot continue, because its backlog does not reach back
+//! that far or its history has parted from ours, the break is recorded and a new snapshot begins a new stretch of
+//! history. After a failover the stream goes on under a new replication id from the very next byte, if the new master
+//! has all that we have (`masterTryPartialResynchronization`).
 //!
-//! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to each repository: [`ReceiveSettings::rotate_bytes`], or one
-//! command if that is longer.
+//! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to each repository:
+//! [`ReceiveSettings::rotate_bytes`], or one command if that is longer.
 
 mod base_snapshot;
 mod continuation;
@@ -51,11 +55,13 @@ use crate::redis::wire::{self, RedisConnection, ServerInfo};
 pub use self::position::ReceivePosition;
 pub use self::settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 
-/// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is back.
+/// Pauses between attempts to connect. For ever: a server that is down for a week must be followed again when it is
+/// back.
 const RECONNECT_POLICY: RetryPolicy =
     RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_secs(15), total: None };
 
-/// Receives until `shutdown` becomes true, or something happens that trying again can't mend. Not cancel safe: end it by `shutdown`.
+/// Receives until `shutdown` becomes true, or something happens that trying again can't mend. Not cancel safe: end it
+/// by `shutdown`.
 ///
 /// # Errors
 /// [`SnapshotError`] of a kind that trying again doesn't mend. Everything acknowledged is safe nevertheless.
@@ -199,7 +205,8 @@ impl Receiver<'_> {
         let position = ReceivePosition { replid, offset, db, in_transaction: false, follows: None, until: None };
         let Some((connection, position)) = request_continuation(connection, &info, position).await? else {
             let why = format!(
-                "does not continue from the snapshot that {server} has just begun; if that lasts, give it a larger repl-backlog-size"
+                "does not continue from the snapshot that {server} has just begun; if that lasts, give it a larger \
+                    repl-backlog-size"
             );
             return Err(SnapshotError::UnsuitableServer { server: peer, why });
         };

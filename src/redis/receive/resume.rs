@@ -1,10 +1,11 @@
 //! Where a receiver goes on: after the newest of what an earlier run left in the spool and of what is stored.
 //!
-//! Of one history that is the stretch that ends last. Of several it is the one from which no other leads on (`follows`): offsets and names say
-//! that, and the clock of this machine, which may have been set back between two stretches, only decides where they don't.
+//! Of one history that is the stretch that ends last. Of several it is the one from which no other leads on
+//! (`follows`): offsets and names say that, and the clock of this machine, which may have been set back between two
+//! stretches, only decides where they don't.
 //!
-//! A stored stretch that does not open is passed over with a warning, as the stream must not be lost for damage that nothing needs now: its
-//! beginning is the end of the one before it. What is received again from there replaces it.
+//! A stored stretch that does not open is passed over with a warning, as the stream must not be lost for damage that
+//! nothing needs now: its beginning is the end of the one before it. What is received again from there replaces it.
 
 use std::collections::BTreeMap;
 

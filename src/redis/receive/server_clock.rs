@@ -1,11 +1,13 @@
 //! How far the server's own clock is from ours, while its stream is followed.
 //!
-//! Nothing in the stream is timed by it, as the stream says no times: marks are by the clock of whoever receives. But keys expire by it, and who brings
-//! PostgreSQL and Redis to one moment wants to know of a clock that is wrong. A replica's link carries no answers, so every half minute a
-//! connection of its own asks (`TIME`), beside the stream and without holding it up.
+//! Nothing in the stream is timed by it, as the stream says no times: marks are by the clock of whoever receives. But
+//! keys expire by it, and who brings PostgreSQL and Redis to one moment wants to know of a clock that is wrong. A
+//! replica's link carries no answers, so every half minute a connection of its own asks (`TIME`), beside the stream and
+//! without holding it up.
 //!
-//! Where Sentinels say which server that is, it also shows when they name another one than the one that is followed: an old master that they no
-//! longer see goes on sending signs of life to us. Where some of them still name it, there are two masters: that is said, and it is followed on.
+//! Where Sentinels say which server that is, it also shows when they name another one than the one that is followed: an
+//! old master that they no longer see goes on sending signs of life to us. Where some of them still name it, there are
+//! two masters: that is said, and it is followed on.
 
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use crate::redis::wire::{self, MasterClaimant, RedisSource};
 
 /// How often it is asked: a stretch of a busy stream lasts as long.
 const CLOCK_QUERY_INTERVAL: Duration = Duration::from_secs(30);
-/// An answer that takes longer is not waited for. It is time for Sentinels and then for a server that take packets and never answer.
+/// An answer that takes longer is not waited for. It is time for Sentinels and then for a server that take packets and
+/// never answer.
 const CLOCK_QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// So many answers of another server running, and the one that is followed is not the one that is meant.
@@ -62,7 +65,8 @@ impl RedisServerClock {
         }
     }
 
-    /// Whether the Sentinels have named another server than the one that is followed, again and again. One address may stand for several servers.
+    /// Whether the Sentinels have named another server than the one that is followed, again and again. One address may
+    /// stand for several servers.
     pub(super) fn is_elsewhere(&self) -> bool {
         matches!(self.source, RedisSource::Sentinels(_)) && self.other_server_answers >= MAX_OTHER_SERVER_ANSWERS
     }

@@ -33,7 +33,8 @@ const MAX_TRANSACTION_BYTES: u64 = 64 << 20;
 /// Nothing was read for so long: what came meanwhile has no time.
 const MIN_READ_PAUSE: Duration = Duration::from_secs(1);
 
-/// Says whether there was anything to wait for. Not slowed down so that others get their turn, as that would look like waiting.
+/// Says whether there was anything to wait for. Not slowed down so that others get their turn, as that would look like
+/// waiting.
 async fn poll_and_note_wait<T>(read: impl Future<Output = T>, waited: &mut bool) -> T {
     let mut read = pin!(tokio::task::unconstrained(read));
     poll_fn(|context| {
@@ -225,7 +226,8 @@ impl StreamFollower {
         Ok(())
     }
 
-    /// Notes for how long what was just read may have lain there, if it was not waited for: since nothing did. `silent`: since the read before.
+    /// Notes for how long what was just read may have lain there, if it was not waited for: since nothing did.
+    /// `silent`: since the read before.
     fn record_read_delay(&mut self, promptly: bool, silent: Duration) {
         if promptly {
             self.held_up = false;

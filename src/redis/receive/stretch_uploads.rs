@@ -1,7 +1,7 @@
 //! Stretches on their way from the spool to the repositories, beside the stream.
 //!
-//! Each repository takes them one after the other, and for itself: one that is away or full for a day keeps none from the others. A stretch that
-//! all have leaves the spool.
+//! Each repository takes them one after the other, and for itself: one that is away or full for a day keeps none from
+//! the others. A stretch that all have leaves the spool.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -53,7 +53,8 @@ struct ReadStretch {
 }
 
 /// The stretches that repositories take now, each read, parsed and sealed once for all that take it at the same time. A
-/// repository that lags reads it again, so that memory holds one stretch for each repository, however far apart they are.
+/// repository that lags reads it again, so that memory holds one stretch for each repository, however far apart they
+/// are.
 type ReadStretches = Arc<Mutex<BTreeMap<StretchName, Weak<OnceCell<ReadStretch>>>>>;
 
 impl StretchUploads {
@@ -109,7 +110,8 @@ impl StretchUploads {
         }
     }
 
-    /// A break that is recorded in the repository of this number when it is there again; the next start does not know of it.
+    /// A break that is recorded in the repository of this number when it is there again; the next start does not know
+    /// of it.
     pub(super) fn enqueue_gap(&mut self, place: usize, gap: &Gap) {
         if let Some(lane) = self.lanes.get(place) {
             let _sent = lane.send(StretchUploadItem::Gap(Box::new(gap.clone())));
@@ -153,8 +155,8 @@ struct RepositoryUploader {
 }
 
 impl RepositoryUploader {
-    /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is given; `Some(None)` if there was
-    /// nothing in it.
+    /// Puts a stretch, however long that takes. Where it was the last to have it, the file goes and the stretch is
+    /// given; `Some(None)` if there was nothing in it.
     async fn upload(&self, name: StretchName) -> Result<Option<Option<StreamStretch>>, SnapshotError> {
         let clock = self.instance.vault().clock();
         let mut backoff = Backoff::new(UPLOAD_RETRY_POLICY, clock.elapsed(), name.1);
@@ -271,7 +273,8 @@ impl RepositoryUploader {
     }
 }
 
-/// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses what comes meanwhile.
+/// Whether it may pass, or somebody may mend it: a right that was taken away also, for whoever stops following loses
+/// what comes meanwhile.
 fn is_retryable(error: &SnapshotError) -> bool {
     match error {
         SnapshotError::Vault(error) if error.may_pass() => true,

@@ -1,9 +1,10 @@
 //! Times to live that count from when a command is run.
 //!
-//! Before version 7 a Redis tells its replicas `SET k v PX 100` and `EXPIRE k 10` as clients do, for they run them at once (`setGenericCommand`, t_string.c
-//! 6.2). In an append-only file they would count from when that is loaded, so that servers write absolute times there
-//! (`feedAppendOnlyFile`, aof.c 6.2). Here a `PEXPIREAT` is put behind each instead, which says the same and leaves the stream's bytes as they are.
-//! They count from when they had come to the receiver, as they would for a replica.
+//! Before version 7 a Redis tells its replicas `SET k v PX 100` and `EXPIRE k 10` as clients do, for they run them at
+//! once (`setGenericCommand`, t_string.c 6.2). In an append-only file they would count from when that is loaded, so
+//! that servers write absolute times there (`feedAppendOnlyFile`, aof.c 6.2). Here a `PEXPIREAT` is put behind each
+//! instead, which says the same and leaves the stream's bytes as they are. They count from when they had come to the
+//! receiver, as they would for a replica.
 
 use jiff::Timestamp;
 
@@ -31,8 +32,8 @@ impl CommandArrivals {
     }
 }
 
-/// What is to follow a command that ends at offset `end`, whose bytes are what `raw` gives, so that it says when something expires and not how
-/// long it lives.
+/// What is to follow a command that ends at offset `end`, whose bytes are what `raw` gives, so that it says when
+/// something expires and not how long it lives.
 pub(super) fn absolute_expiry(
     name: &[u8],
     end: u64,

@@ -1,8 +1,9 @@
 //! The stream of commands on its way into an append-only file.
 //!
-//! The file is what a client might have sent, so what servers say to each other in between is left out: `PING`, `REPLCONF GETACK`, empty lines.
-//! It begins with the database that the stream was in, and it ends at the last place where the stream may be cut. A time to live that would count
-//! from when the file is loaded is followed by the time that is meant ([`super::absolute_expiry`]).
+//! The file is what a client might have sent, so what servers say to each other in between is left out: `PING`,
+//! `REPLCONF GETACK`, empty lines. It begins with the database that the stream was in, and it ends at the last place
+//! where the stream may be cut. A time to live that would count from when the file is loaded is followed by the time
+//! that is meant ([`super::absolute_expiry`]).
 //!
 //! Holds the command under way, if it comes in pieces.
 

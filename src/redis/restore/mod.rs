@@ -6,14 +6,16 @@
 //! RDB and commands, Redis 7 on, and Valkey    appendonlydir/: appendonly.aof.1.base.rdb, appendonly.aof.1.incr.aof, appendonly.aof.manifest
 //! ```
 //!
-//! [`DataFileWriter`] writes them from bytes, walking the RDB and following the commands while they pass; [`server_start`] starts a server on them and
-//! compares. A server loads one of these and ignores the others, by its configuration and not by what is there: [`server_options`] says what must be
-//! set, and what in a configuration found would have it ignored.
+//! [`DataFileWriter`] writes them from bytes, walking the RDB and following the commands while they pass;
+//! [`server_start`] starts a server on them and compares. A server loads one of these and ignores the others, by its
+//! configuration and not by what is there: [`server_options`] says what must be set, and what in a configuration found
+//! would have it ignored.
 //!
 //! # The order of durable effects
 //!
-//! Every file is written under another name, synced, and renamed to its own when it is whole; the manifest, without which the parts are
-//! nothing, comes last. A folder that is not empty is refused: a stray file may be the one that the server loads.
+//! Every file is written under another name, synced, and renamed to its own when it is whole; the manifest, without
+//! which the parts are nothing, comes last. A folder that is not empty is refused: a stray file may be the one that the
+//! server loads.
 
 mod append_only_file;
 mod error;

@@ -249,7 +249,8 @@ fn manifest_lines(append_file: &str, with_commands: bool) -> String {
     line(".1.base.rdb", 'b') + &commands
 }
 
-/// A restore by root into a folder of the server's user leaves files that the server may read and write. Says whether they are root's.
+/// A restore by root into a folder of the server's user leaves files that the server may read and write. Says whether
+/// they are root's.
 fn give_to_owner(dir: &Path, files: &[PathBuf]) -> Result<bool, RestoreError> {
     let failed = |path: &Path| {
         let path = path.to_owned();

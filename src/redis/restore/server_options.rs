@@ -27,7 +27,8 @@ pub fn server_options(placed: &PlacedFiles, names: &DataFileNames) -> Vec<String
     options
 }
 
-/// What is to be known before a server is started: of its configuration, if one was found, of its version, and of the snapshot.
+/// What is to be known before a server is started: of its configuration, if one was found, of its version, and of the
+/// snapshot.
 #[must_use]
 pub fn configuration_warnings(
     placed: &PlacedFiles,
@@ -39,7 +40,8 @@ pub fn configuration_warnings(
     if !version.can_load(walk.magic, walk.version) {
         let whose = if walk.magic == crate::redis::format::rdb::RdbMagic::Valkey { "Valkey's" } else { "Redis's" };
         warnings.push(format!(
-            "{version} does not load this snapshot, which is {whose} RDB version {}: start the server that wrote it, {}",
+            "{version} does not load this snapshot, which is {whose} RDB version {}: start the server that wrote it, \
+                {}",
             walk.version,
             walk.server_version().unwrap_or("or a newer one")
         ));
@@ -80,7 +82,8 @@ fn warn_about_conf(placed: &PlacedFiles, name: &str, conf: &RedisConf, warnings:
             conf.names.dump
         )),
         (true, false) => warnings.push(format!(
-            "{name} has appendonly no: a server started with it ignores what was restored and comes up EMPTY; set appendonly yes"
+            "{name} has appendonly no: a server started with it ignores what was restored and comes up EMPTY; set \
+                appendonly yes"
         )),
         _ => {}
     }

@@ -1,8 +1,9 @@
 //! Starting a server on what was written, to see that it loads and what it then has.
 //!
-//! It listens on a private Unix socket only. It is told that it is the replica of a server that isn't there, for a replica drops no expired keys
-//! and writes nothing of its own: so its counts are those of the snapshot to the key, and the files stay as they were written. Where commands
-//! follow the snapshot, it is compared how many bytes of both it has read.
+//! It listens on a private Unix socket only. It is told that it is the replica of a server that isn't there, for a
+//! replica drops no expired keys and writes nothing of its own: so its counts are those of the snapshot to the key, and
+//! the files stay as they were written. Where commands follow the snapshot, it is compared how many bytes of both it
+//! has read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -183,7 +184,8 @@ fn compare_keys(info: &ServerInfo, placed: &PlacedFiles) -> Result<LoadedData, R
     let keys: BTreeMap<u64, u64> = (0..placed.databases).filter_map(|db| Some((db, count(db)?))).collect();
     let compared = placed.commands == 0 && placed.walk.stopped.is_none();
     let server = format!("{} {}", info.flavour(), info.version());
-    // What it says it has read of append-only files: all of what was written, or it took other files, or not all of them.
+    // What it says it has read of append-only files: all of what was written, or it took other files, or not all of
+    // them.
     let read =
         info.number("aof_current_size").filter(|read| placed.form != DataFileForm::Dump && *read != placed.bytes);
     if let Some(read) = read {

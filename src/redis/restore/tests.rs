@@ -78,7 +78,8 @@ fn a_dump_alone() {
     assert_eq!(server_options::server_options(&placed, &DataFileNames::default())[2..], ["--appendonly", "no"]);
 }
 
-/// The traffic between servers is left out, the stream's database comes first, and nothing of an open transaction is there.
+/// The traffic between servers is left out, the stream's database comes first, and nothing of an open transaction is
+/// there.
 #[test]
 fn commands_up_to_the_last_cut() {
     let whole = [

@@ -23,7 +23,8 @@ pub struct RestoreOptions {
     pub names: DataFileNames,
 }
 
-/// Whether what is to be written fits where `dir` is or would be, before anything is. What a server adds when it starts comes on top.
+/// Whether what is to be written fits where `dir` is or would be, before anything is. What a server adds when it starts
+/// comes on top.
 ///
 /// # Errors
 /// [`RestoreError::NotEnoughSpace`], or nobody can say.

@@ -1,14 +1,15 @@
 //! Retention of a Redis instance: snapshots and the stream behind them, in each repository by itself.
 //!
-//! [`decide_instance_retention`] is pure. Of the snapshots that are older than the window, the newest one stays that leads to each history which is still written, and
-//! the newest of all; whatever else is older goes. Of the stream everything stays that comes after a kept snapshot, on its history and on those
-//! that go on from it, and whatever is younger than the window itself. That one history goes on from another is told by the offsets: what a
-//! replication id and an offset name is one state, whichever bytes are there. Stretches may overlap,
-//! so each is asked for its end before it goes.
+//! [`decide_instance_retention`] is pure. Of the snapshots that are older than the window, the newest one stays that
+//! leads to each history which is still written, and the newest of all; whatever else is older goes. Of the stream
+//! everything stays that comes after a kept snapshot, on its history and on those that go on from it, and whatever is
+//! younger than the window itself. That one history goes on from another is told by the offsets: what a replication id
+//! and an offset name is one state, whichever bytes are there. Stretches may overlap, so each is asked for its end
+//! before it goes.
 //!
-//! Carrying it out can end after every step: manifests go first, oldest first, so that their snapshots are gone at once; then the stream, oldest
-//! first; then parts that no manifest names and that are older than the grace, as a snapshot under way has no manifest yet. Records of gaps and
-//! what the instance is always stay.
+//! Carrying it out can end after every step: manifests go first, oldest first, so that their snapshots are gone at
+//! once; then the stream, oldest first; then parts that no manifest names and that are older than the grace, as a
+//! snapshot under way has no manifest yet. Records of gaps and what the instance is always stay.
 
 mod policy;
 
@@ -94,7 +95,8 @@ pub async fn clean_up_instance(
     Ok(report)
 }
 
-/// Which history goes on from which, and those of which that can't be read: the first stretch that any repository has of each says it.
+/// Which history goes on from which, and those of which that can't be read: the first stretch that any repository has
+/// of each says it.
 async fn read_history_links(
     instance: &Archive,
 ) -> Result<(BTreeMap<ReplicationId, PreviousHistory>, BTreeSet<ReplicationId>), Error> {
@@ -277,8 +279,8 @@ impl InstanceSweep<'_> {
         Ok(())
     }
 
-    /// Where a stretch ends. That may be beyond where the next one begins, if two receivers ran; where the next one begins counts for one that
-    /// does not open.
+    /// Where a stretch ends. That may be beyond where the next one begins, if two receivers ran; where the next one
+    /// begins counts for one that does not open.
     async fn stretch_end(&self, replid: ReplicationId, first: u64, next: Option<u64>) -> Result<Option<u64>, Error> {
         match self.instance.read_stretch_from(self.name, replid, first).await {
             Ok(stretch) => Ok(stretch.map(|stretch| stretch.last).or(next)),

@@ -120,8 +120,9 @@ fn collect_histories(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(Replica
 
 /// What each repository lacks of a history that another has, all of it or its beginning: by the repository's number.
 ///
-/// Retention may have taken what is old. But it takes nothing that a snapshot leads to which it leaves, and manifests before all else. So a history is
-/// missed to which a snapshot leads that is there, over others that go on from one another, and one that is newer than all that is there.
+/// Retention may have taken what is old. But it takes nothing that a snapshot leads to which it leaves, and manifests
+/// before all else. So a history is missed to which a snapshot leads that is there, over others that go on from one
+/// another, and one that is newer than all that is there.
 pub(super) fn find_missing_beginnings(all: &[Vec<ListedStretch>], now: Timestamp) -> Vec<(usize, StreamHole)> {
     let histories = collect_histories(all, now);
     let mut found = Vec::new();

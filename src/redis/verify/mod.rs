@@ -1,8 +1,9 @@
-//! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed again and must go on where
-//! another ends, in every repository.
+//! A Redis instance: every snapshot's parts are put together and walked again, every stretch of the stream is parsed
+//! again and must go on where another ends, in every repository.
 //!
-//! The archive lives on meanwhile: what was listed and then not there, and is no longer listed either, was taken by retention, and nothing is said
-//! about it; nor about the parts of a snapshot whose manifest went. A part that a manifest names which is still there is missing.
+//! The archive lives on meanwhile: what was listed and then not there, and is no longer listed either, was taken by
+//! retention, and nothing is said about it; nor about the parts of a snapshot whose manifest went. A part that a
+//! manifest names which is still there is missing.
 //!
 //! Memory: one part or one stretch, stored and opened, and what the walker looks into.
 
@@ -154,7 +155,8 @@ struct InstanceVerifier<'a> {
     progress: &'a VerifyProgress,
     counts: InstanceObjectCounts,
     damage: Vec<DamagedObject>,
-    /// Objects that were not there when they were asked for, each with what names it: a snapshot its parts, the listing all others.
+    /// Objects that were not there when they were asked for, each with what names it: a snapshot its parts, the listing
+    /// all others.
     gone: Vec<(ObjectKey, ObjectKey)>,
     gaps: Vec<Gap>,
     snapshots: Vec<SnapshotManifest>,
@@ -376,8 +378,8 @@ fn parse_stretch(metadata: &[u8], plain: &[u8]) -> Result<ListedStretch, String>
     }
 }
 
-/// The body of a fuzz target: a stretch's metadata, of the length that the first two bytes say, and its commands. What is right says the same
-/// when it is written again, and what stands out in it is within it.
+/// The body of a fuzz target: a stretch's metadata, of the length that the first two bytes say, and its commands. What
+/// is right says the same when it is written again, and what stands out in it is within it.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some((len, rest)) = data.split_first_chunk::<2>() else { return };
@@ -469,7 +471,8 @@ mod tests {
             snapshots: vec![],
             pieces: vec![],
         };
-        // All of the first and the parts of the second have gone since; the manifest of the second goes while they are looked for.
+        // All of the first and the parts of the second have gone since; the manifest of the second goes while they are
+        // looked for.
         let listed = subject.list_objects().await.unwrap();
         let (snapshot, part) = (
             |label: &str| instance.layout().snapshot(label).unwrap(),

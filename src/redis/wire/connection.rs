@@ -19,8 +19,8 @@ use crate::redis::format::resp::{RedisReply, encode_command};
 
 /// A host that drops packets would hold us for the two minutes of the kernel's own patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The silence after which a server counts as gone: Redis's own `repl-timeout`, six times its `repl-ping-replica-period`, and while a
-/// snapshot is prepared a line feed comes every second.
+/// The silence after which a server counts as gone: Redis's own `repl-timeout`, six times its
+/// `repl-ping-replica-period`, and while a snapshot is prepared a line feed comes every second.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What one read may bring. A socket's buffer is a few hundred KiB; more would not come at once.
 const READ_BUFFER_BYTES: usize = 512 << 10;
@@ -99,7 +99,8 @@ impl RedisConnection {
             RedisConnection { socket, input: BytesMut::new(), peer, clock, silence, spoke: tls || !tcp };
         let password = server.login.password.as_ref().map(RedisPassword::reveal);
         match (&server.login.user, password) {
-            // A user that has `nopass` is let in with any password (`checkPasswordBasedAuth`, acl.c), and never without being named.
+            // A user that has `nopass` is let in with any password (`checkPasswordBasedAuth`, acl.c), and never without
+            // being named.
             (Some(user), password) => {
                 connection.call(&[b"AUTH", user.as_bytes(), password.unwrap_or_default()]).await?;
             }

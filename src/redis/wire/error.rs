@@ -96,7 +96,8 @@ pub enum RedisError {
     },
     /// Several servers say that they are the master.
     #[error(
-        "two masters at once: {} all say they are master of {master:?}; their data differs, and walkeep does not guess which is right",
+        "two masters at once: {} all say they are master of {master:?}; their data differs, and walkeep does not \
+            guess which is right",
         MasterClaimant::list_names(masters)
     )]
     TwoMasters {
@@ -202,7 +203,8 @@ impl RedisError {
         // A server that does not know the command repeats what came with it: the password.
         let shown = if command == "AUTH" { message.split(", with args").next().unwrap_or_default() } else { message };
         let (server, message) = (server.to_owned(), shown.to_owned());
-        // `acceptCommonHandler` (networking.c), and `syncCommand` (replication.c) where the server cannot fork; both pass.
+        // `acceptCommonHandler` (networking.c), and `syncCommand` (replication.c) where the server cannot fork; both
+        // pass.
         if ["ERR max number of clients", "ERR BGSAVE failed"].iter().any(|passes| message.starts_with(passes)) {
             return RedisError::NotReady { server, message };
         }

@@ -55,13 +55,15 @@ impl ServerInfo {
             && self.number("master_last_io_seconds_ago").is_some_and(|ago| ago <= seconds)
     }
 
-    /// Whether it is one shard of a Redis Cluster: it has some of the keys, and the other shards have their own histories of writes.
+    /// Whether it is one shard of a Redis Cluster: it has some of the keys, and the other shards have their own
+    /// histories of writes.
     #[must_use]
     pub fn is_shard(&self) -> bool {
         self.number("cluster_enabled") == Some(1)
     }
 
-    /// What is wrong with the server's own persistence. It says so here and nowhere else (TRAPS 71): a snapshot's file keeps its old date.
+    /// What is wrong with the server's own persistence. It says so here and nowhere else (TRAPS 71): a snapshot's file
+    /// keeps its old date.
     #[must_use]
     pub fn persistence_trouble(&self) -> Option<String> {
         let failed = |name: &str| self.get(name).is_some_and(|status| status != "ok");

@@ -1,7 +1,7 @@
 //! Being a replica: the handshake, the snapshot in either of its two forms, and the stream after it.
 //!
-//! What is sent and answered stands in `syncWithMaster` and `slaveTryPartialResynchronization` (replication.c), seen from the replica;
-//! `syncCommand` and `masterTryPartialResynchronization` are the other side.
+//! What is sent and answered stands in `syncWithMaster` and `slaveTryPartialResynchronization` (replication.c), seen
+//! from the replica; `syncCommand` and `masterTryPartialResynchronization` are the other side.
 
 use bytes::{Bytes, BytesMut};
 
@@ -47,8 +47,9 @@ pub enum ReplicaPermission {
 }
 
 impl RedisConnection {
-    /// Whether the server lets us attach as a replica, found out without a snapshot: the stream is asked for from its very end, which a server
-    /// with a backlog continues at once (`masterTryPartialResynchronization`); one without is asked what it would say (`ACL DRYRUN`, from 7.0 on).
+    /// Whether the server lets us attach as a replica, found out without a snapshot: the stream is asked for from its
+    /// very end, which a server with a backlog continues at once (`masterTryPartialResynchronization`); one without is
+    /// asked what it would say (`ACL DRYRUN`, from 7.0 on).
     ///
     /// # Errors
     /// The server refuses, or the connection broke.
@@ -74,8 +75,8 @@ impl RedisConnection {
         }
     }
 
-    /// Attaches as a replica. `version` is the server's own, so that it sends what it would send its equal: Valkey writes an older format for
-    /// replicas it does not know.
+    /// Attaches as a replica. `version` is the server's own, so that it sends what it would send its equal: Valkey
+    /// writes an older format for replicas it does not know.
     ///
     /// # Errors
     /// The server refuses, is not ready, or the connection broke.
@@ -156,7 +157,8 @@ impl RedisConnection {
         self.read_bytes("the stream was followed").await
     }
 
-    /// Tells the server how far the stream is safe here. Also what makes it begin the stream after a snapshot of unknown length.
+    /// Tells the server how far the stream is safe here. Also what makes it begin the stream after a snapshot of
+    /// unknown length.
     ///
     /// # Errors
     /// The connection broke.
@@ -217,8 +219,9 @@ impl SnapshotTransfer {
 
     /// Takes what is certainly part of the snapshot out of `input`.
     ///
-    /// The mark may be cut by any read, so as many bytes as it has are held back. After it the server sends nothing until it is
-    /// acknowledged (`repl_put_online_on_ack`), so it is looked for at the end alone, as `readSyncBulkPayload` does.
+    /// The mark may be cut by any read, so as many bytes as it has are held back. After it the server sends nothing
+    /// until it is acknowledged (`repl_put_online_on_ack`), so it is looked for at the end alone, as
+    /// `readSyncBulkPayload` does.
     fn split_payload(&mut self, input: &mut BytesMut) -> Option<Bytes> {
         if self.ended {
             return None;

@@ -1,8 +1,9 @@
 //! Finding the server: by its address, or by asking Sentinels who is master now.
 //!
-//! All Sentinels are asked, because one that was cut off keeps naming the old master; at the same time, because one that is gone may take packets and
-//! never answer. Where they name different ones, each is asked itself what it is: a former master that has noticed is a replica by then. Two that
-//! both say they are masters are reported, and neither is chosen: their histories part, and only a person knows which is to live.
+//! All Sentinels are asked, because one that was cut off keeps naming the old master; at the same time, because one
+//! that is gone may take packets and never answer. Where they name different ones, each is asked itself what it is: a
+//! former master that has noticed is a replica by then. Two that both say they are masters are reported, and neither is
+//! chosen: their histories part, and only a person knows which is to live.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -110,8 +111,8 @@ async fn connect_and_query(server: &RedisEndpoint) -> Result<(RedisConnection, S
 }
 
 impl Sentinels {
-    /// Sentinels that listen at `addresses` and know the master as `master`. `login` is for them; `server` says how to reach the servers that they
-    /// name: login, TLS, clock. Its address is not used.
+    /// Sentinels that listen at `addresses` and know the master as `master`. `login` is for them; `server` says how to
+    /// reach the servers that they name: login, TLS, clock. Its address is not used.
     #[must_use]
     pub fn new(addresses: Vec<RedisAddress>, master: String, login: RedisLogin, server: RedisEndpoint) -> Sentinels {
         Sentinels { addresses, master, login, server, knew: Arc::default() }

@@ -13,7 +13,8 @@ use crate::redis::format::resp::RedisReply;
 const CLOCK_SAMPLES: usize = 3;
 
 impl RedisConnection {
-    /// How far the server's clock is from ours, by `TIME`; `None` if the server does not let us ask, or is too slow to tell anything.
+    /// How far the server's clock is from ours, by `TIME`; `None` if the server does not let us ask, or is too slow to
+    /// tell anything.
     ///
     /// # Errors
     /// The connection broke.

@@ -315,8 +315,8 @@ async fn only_old_leftovers_are_swept_and_no_object() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// I3 under faults: whatever the store does, an object once created never changes, at most one writer of different bytes is told that
-    /// it created it, and who is told so finds its own bytes there.
+    /// I3 under faults: whatever the store does, an object once created never changes, at most one writer of different
+    /// bytes is told that it created it, and who is told so finds its own bytes there.
     #[test]
     fn whoever_is_told_created_finds_its_own_bytes(
         writers in proptest::collection::vec(0..3_u8, 1..6),

@@ -32,14 +32,16 @@ pub(super) enum ConnectIntent {
 /// Makes the client of one kind of store.
 type StoreFactory = fn(&str, &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError>;
 
-/// One request with all its bytes may take this long before the client gives up on it. It must not cut off what [`super::options::RepositoryLimits`] still
-/// allows for the largest object over an ordinary link (350 MB of a compressed 1 GiB segment at 1.2 MB/s). The setting `timeout` changes it.
+/// One request with all its bytes may take this long before the client gives up on it. It must not cut off what
+/// [`super::options::RepositoryLimits`] still allows for the largest object over an ordinary link (350 MB of a
+/// compressed 1 GiB segment at 1.2 MB/s). The setting `timeout` changes it.
 const REQUEST_TIMEOUT: &str = "300s";
 
 /// Connects to the store behind `url`.
 ///
 /// # Errors
-/// [`RepositoryError::BadUrl`] if the URL or the settings make no sense; for a local folder also what the file system said.
+/// [`RepositoryError::BadUrl`] if the URL or the settings make no sense; for a local folder also what the file system
+/// said.
 pub(super) fn connect(
     url: &str,
     options: &RepositoryOptions,
@@ -134,8 +136,8 @@ fn connect_azure(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn Objec
     builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad_url(url, &e))
 }
 
-/// The store's settings: those of the environment that begin with its prefix and that it knows, then the explicit ones, all of which it
-/// must know.
+/// The store's settings: those of the environment that begin with its prefix and that it knows, then the explicit ones,
+/// all of which it must know.
 fn store_settings<K: FromStr>(
     url: &str,
     options: &RepositoryOptions,
@@ -157,8 +159,8 @@ fn store_settings<K: FromStr>(
     Ok(settings)
 }
 
-/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what [`super::options::RepositoryLimits`] gives a
-/// call, so that the call's own loop still gets a turn.
+/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what
+/// [`super::options::RepositoryLimits`] gives a call, so that the call's own loop still gets a turn.
 fn retry_config() -> RetryConfig {
     RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: Duration::from_secs(30) }
 }

@@ -80,7 +80,8 @@ pub enum RepositoryError {
     },
     /// The repository was made by a newer program.
     #[error(
-        "the repository {url} has format {found} and this program knows formats up to {REPOSITORY_FORMAT}; use a newer walkeep"
+        "the repository {url} has format {found} and this program knows formats up to {REPOSITORY_FORMAT}; use a \
+            newer walkeep"
     )]
     NewerFormat {
         /// Where it is.

@@ -1,5 +1,5 @@
-//! Names of objects: parts separated by slashes, and the few names that every repository has. Pure; what stands under an archive's own
-//! prefix is its wing's business. `docs/format/repository.md` is the same in prose.
+//! Names of objects: parts separated by slashes, and the few names that every repository has. Pure; what stands under
+//! an archive's own prefix is its wing's business. `docs/format/repository.md` is the same in prose.
 //!
 //! Keys hold only ASCII letters, digits, dots, underscores, dashes and slashes, which every store takes as they are.
 
@@ -151,7 +151,8 @@ pub fn keys_prefix() -> KeyPrefix {
     KeyPrefix(KEYS_FOLDER.to_owned())
 }
 
-/// A wrapped epoch key. `generation` counts its wrappings: a key-encryption key is rotated by wrapping anew under the next number.
+/// A wrapped epoch key. `generation` counts its wrappings: a key-encryption key is rotated by wrapping anew under the
+/// next number.
 ///
 /// # Errors
 /// [`ObjectKeyError`] if `id` cannot stand in a name.

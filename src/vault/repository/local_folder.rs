@@ -1,8 +1,9 @@
-//! What a local folder needs beyond `object_store`: durability of names that others created, and the sweep of what crashed writers left.
+//! What a local folder needs beyond `object_store`: durability of names that others created, and the sweep of what
+//! crashed writers left.
 //!
-//! The client writes `name#N`, syncs it, links it to `name` and syncs the folder. That leaves two holes, closed here: a name that exists
-//! may have been linked by a writer that has not synced the folder yet, and a folder may have been made by one that died before syncing
-//! the folder above it.
+//! The client writes `name#N`, syncs it, links it to `name` and syncs the folder. That leaves two holes, closed here: a
+//! name that exists may have been linked by a writer that has not synced the folder yet, and a folder may have been
+//! made by one that died before syncing the folder above it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +18,8 @@ use crate::base::durable::{self, DurableError};
 pub(super) struct SyncedFolders(Mutex<BTreeSet<PathBuf>>);
 
 impl SyncedFolders {
-    /// Makes the names of all folders between `root` and the file `path` durable, once for each folder that is not long there.
+    /// Makes the names of all folders between `root` and the file `path` durable, once for each folder that is not long
+    /// there.
     pub(super) fn sync_folders(&self, root: &Path, path: &Path, now: SystemTime) -> Result<(), DurableError> {
         let known = |dir: &Path| self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(dir);
         let mut fresh = Vec::new();
@@ -47,9 +49,9 @@ impl SyncedFolders {
     }
 }
 
-/// What is older than this was written back by the kernel, whether its writer lived to sync it or not: four times the longest interval at
-/// which any of the usual file systems commits by itself (ext4 5 seconds, XFS and btrfs 30). The syncs saved are most of the time that a push
-/// of a segment takes which is there already.
+/// What is older than this was written back by the kernel, whether its writer lived to sync it or not: four times the
+/// longest interval at which any of the usual file systems commits by itself (ext4 5 seconds, XFS and btrfs 30). The
+/// syncs saved are most of the time that a push of a segment takes which is there already.
 const WRITEBACK_TIME: Duration = Duration::from_secs(120);
 
 fn is_long_ago(moment: SystemTime, now: SystemTime) -> bool {

@@ -1,11 +1,12 @@
-//! The repository: where everything that must survive is kept, as objects that are created once and never changed. The only user of
-//! `object_store`.
+//! The repository: where everything that must survive is kept, as objects that are created once and never changed. The
+//! only user of `object_store`.
 //!
-//! In go a key and the parts of an object; out comes whether it was created or something stands there already. What an object means, how it
-//! is sealed and whether two of them are the same is not known here.
+//! In go a key and the parts of an object; out comes whether it was created or something stands there already. What an
+//! object means, how it is sealed and whether two of them are the same is not known here.
 //!
-//! [`layout`] says where each object stands. [`Repository`] opens a URL: `file:///path`, `s3://bucket/path`, `gs://…`, `az://…`, or
-//! `memory://` for tests. Opening costs one small read and lists nothing, since `archive-push` does it for every segment.
+//! [`layout`] says where each object stands. [`Repository`] opens a URL: `file:///path`, `s3://bucket/path`, `gs://…`,
+//! `az://…`, or `memory://` for tests. Opening costs one small read and lists nothing, since `archive-push` does it for
+//! every segment.
 
 #[cfg(test)]
 mod conformance;
@@ -56,8 +57,8 @@ impl Repository {
     /// Opens the repository at `url`.
     ///
     /// # Errors
-    /// [`RepositoryError::NoRepository`] if there is none, [`RepositoryError::NewerFormat`] if this program is too old for it, and whatever stands in the way
-    /// of reading.
+    /// [`RepositoryError::NoRepository`] if there is none, [`RepositoryError::NewerFormat`] if this program is too old
+    /// for it, and whatever stands in the way of reading.
     pub async fn open(url: &str, options: &RepositoryOptions) -> Result<Repository, RepositoryError> {
         Repository::open_in(connect::connect(url, options, connect::ConnectIntent::Open)?).await
     }
@@ -121,10 +122,12 @@ impl Repository {
         self.store.url()
     }
 
-    /// Creates an object from its parts, which are not copied. When this returns, the object under `key`, new or old, is durable.
+    /// Creates an object from its parts, which are not copied. When this returns, the object under `key`, new or old,
+    /// is durable.
     ///
-    /// An answer that was lost on the way is settled here: if the object turns out to hold exactly these bytes, it was ours and counts as
-    /// created. Not cancel safe in the sense that a dropped call may still create the object; calling again is safe.
+    /// An answer that was lost on the way is settled here: if the object turns out to hold exactly these bytes, it was
+    /// ours and counts as created. Not cancel safe in the sense that a dropped call may still create the object;
+    /// calling again is safe.
     ///
     /// # Errors
     /// Any but [`RepositoryError::NotFound`]. After [`RepositoryError::Unavailable`] the object may exist or not.
@@ -132,7 +135,8 @@ impl Repository {
         self.store.put_new(key, parts).await
     }
 
-    /// Makes an object that is there durable under its name, whoever put it: a writer of the same moment may not have got so far.
+    /// Makes an object that is there durable under its name, whoever put it: a writer of the same moment may not have
+    /// got so far.
     ///
     /// # Errors
     /// What stood in the way.
@@ -156,8 +160,8 @@ impl Repository {
         self.store.get_range(key, range).await
     }
 
-    /// The last `len` bytes of an object, or all if it has fewer; and its whole length. Not for empty objects, which have no range over the
-    /// network.
+    /// The last `len` bytes of an object, or all if it has fewer; and its whole length. Not for empty objects, which
+    /// have no range over the network.
     ///
     /// # Errors
     /// [`RepositoryError::NotFound`] if there is no such object; else what stood in the way.
@@ -189,7 +193,8 @@ impl Repository {
         self.store.list(prefix, Some(after)).await
     }
 
-    /// What stands right under a prefix, without looking deeper. A local folder in which nothing is left may show as a prefix.
+    /// What stands right under a prefix, without looking deeper. A local folder in which nothing is left may show as a
+    /// prefix.
     ///
     /// # Errors
     /// As [`Repository::list`].
@@ -205,7 +210,8 @@ impl Repository {
         self.store.delete(key).await
     }
 
-    /// Removes what writers that crashed have left half-written for longer than `age`, and counts it. Only local folders have such.
+    /// Removes what writers that crashed have left half-written for longer than `age`, and counts it. Only local
+    /// folders have such.
     ///
     /// # Errors
     /// What stood in the way.

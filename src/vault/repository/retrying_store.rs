@@ -43,7 +43,8 @@ pub(super) struct RetryingStore {
     synced: Arc<SyncedFolders>,
 }
 
-/// How much of the end of an object is compared before all of it: enough to hold a trailer's tag, small enough to be one packet or two.
+/// How much of the end of an object is compared before all of it: enough to hold a trailer's tag, small enough to be
+/// one packet or two.
 const COMPARED_SUFFIX_BYTES: u64 = 4096;
 
 impl RetryingStore {
@@ -69,8 +70,8 @@ impl RetryingStore {
     pub(super) async fn put_new(&self, key: &ObjectKey, parts: Vec<Bytes>) -> Result<PutOutcome, RepositoryError> {
         let payload = PutPayload::from_iter(parts);
         let call = self.call("write", key);
-        // Whether a "there is something already" may mean our own bytes: after a lost answer, or when the client itself may have repeated a
-        // request whose first answer was lost.
+        // Whether a "there is something already" may mean our own bytes: after a lost answer, or when the client itself
+        // may have repeated a request whose first answer was lost.
         let mut may_be_ours = matches!(self.kind, ObjectStoreKind::Remote { .. });
         let mut backoff = self.backoff();
         loop {
@@ -116,8 +117,8 @@ impl RetryingStore {
         }
     }
 
-    /// Proves that the repository is in its folder. A disk that was unmounted leaves the empty folder it was mounted on, in which the client would
-    /// make all folders anew; what is put there is hidden when the disk is back.
+    /// Proves that the repository is in its folder. A disk that was unmounted leaves the empty folder it was mounted
+    /// on, in which the client would make all folders anew; what is put there is hidden when the disk is back.
     async fn check_repository_present(&self, call: &StoreCall<'_>) -> Result<(), RepositoryError> {
         let marker = self.path(&key::marker_key());
         let options = GetOptions { head: true, ..GetOptions::default() };
@@ -127,7 +128,8 @@ impl RetryingStore {
         }
     }
 
-    /// Whether the object holds exactly these bytes. The end is compared first: there a sealed object differs from every other.
+    /// Whether the object holds exactly these bytes. The end is compared first: there a sealed object differs from
+    /// every other.
     async fn has_same_bytes(&self, key: &ObjectKey, payload: &PutPayload) -> Result<bool, RepositoryError> {
         let expected_len = payload.content_length() as u64;
         let (suffix, len) = self.get_suffix(key, COMPARED_SUFFIX_BYTES).await?;
@@ -246,8 +248,8 @@ impl RetryingStore {
         Ok(objects)
     }
 
-    /// What sorts after `after` in local folders, without looking into those that lie before it: a folder's files cannot be listed from the
-    /// middle, as a bucket's objects can.
+    /// What sorts after `after` in local folders, without looking into those that lie before it: a folder's files
+    /// cannot be listed from the middle, as a bucket's objects can.
     async fn list_folders_after(
         &self,
         prefix: &KeyPrefix,

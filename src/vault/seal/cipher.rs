@@ -1,8 +1,9 @@
 //! AES-256-GCM under a key of the object's own.
 //!
-//! The key comes from the epoch key and the object's random salt by HKDF-SHA256, so it is used for this object alone and the frame's number is
-//! nonce enough. What the object is goes into every tag as associated data. An object that is not encrypted has no tags on its frames; its
-//! trailer carries a BLAKE3 in the tag's place, which finds damage and mix-ups but no forger.
+//! The key comes from the epoch key and the object's random salt by HKDF-SHA256, so it is used for this object alone
+//! and the frame's number is nonce enough. What the object is goes into every tag as associated data. An object that is
+//! not encrypted has no tags on its frames; its trailer carries a BLAKE3 in the tag's place, which finds damage and
+//! mix-ups but no forger.
 
 use std::fmt;
 

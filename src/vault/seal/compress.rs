@@ -1,7 +1,8 @@
 //! Compression of one frame, and the choice of a zstd level.
 //!
-//! Comes in: a frame's plaintext. Goes out: fewer bytes, or the advice to store it as it is. The level follows the queue: who falls behind
-//! compresses faster, who has time compresses better ([`AdaptiveLevel`]). zstd's contexts are kept per thread.
+//! Comes in: a frame's plaintext. Goes out: fewer bytes, or the advice to store it as it is. The level follows the
+//! queue: who falls behind compresses faster, who has time compresses better ([`AdaptiveLevel`]). zstd's contexts are
+//! kept per thread.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,14 +11,16 @@ use std::str::FromStr;
 
 use zstd::bulk::{Compressor, Decompressor};
 
-/// The level of [`CompressionLevel::Auto`] where no controller runs. On steady WAL level 1 reaches the ratio of level 3 and is 1.7 times as fast.
+/// The level of [`CompressionLevel::Auto`] where no controller runs. On steady WAL level 1 reaches the ratio of level 3
+/// and is 1.7 times as fast.
 const DEFAULT_ZSTD_LEVEL: i32 = 1;
 
-/// A frame is stored as it is unless compression takes off at least one part in this many: decompressing costs time, too.
+/// A frame is stored as it is unless compression takes off at least one part in this many: decompressing costs time,
+/// too.
 const MIN_SAVING_FRACTION: usize = 16;
 
-/// So much from the middle of a frame is tried first where the frame before it was not worth it: noise comes in gigabytes (what is compressed or
-/// encrypted already), and trying costs more than all else that is done with it.
+/// So much from the middle of a frame is tried first where the frame before it was not worth it: noise comes in
+/// gigabytes (what is compressed or encrypted already), and trying costs more than all else that is done with it.
 const SAMPLE_BYTES: usize = 64 << 10;
 
 /// How hard to compress.
@@ -81,16 +84,16 @@ impl FromStr for CompressionLevel {
 
 /// Picks a level from how full the queue before compression is: a full queue means that whoever feeds it waits for us.
 ///
-/// Pure: the same observations give the same levels. Falling behind is answered at once, a step a time; being idle only after it has lasted,
-/// so that a short pause in a busy stream changes nothing.
+/// Pure: the same observations give the same levels. Falling behind is answered at once, a step a time; being idle only
+/// after it has lasted, so that a short pause in a busy stream changes nothing.
 #[derive(Debug, Clone)]
 pub struct AdaptiveLevel {
     step: usize,
     idle: u32,
 }
 
-/// From fast to good. Negative levels leave out the entropy stage by degrees. Beyond 3 the gain on WAL is small, and the processor is usually
-/// the database's.
+/// From fast to good. Negative levels leave out the entropy stage by degrees. Beyond 3 the gain on WAL is small, and
+/// the processor is usually the database's.
 const ADAPTIVE_LEVELS: [i32; 5] = [-5, -3, -1, 1, 3];
 /// Where a new controller starts: level 1.
 const START_STEP: usize = 3;
@@ -137,7 +140,8 @@ impl AdaptiveLevel {
 /// A compressor and the level it was last set to.
 type CachedCompressor = Option<(i32, Compressor<'static>)>;
 
-/// zstd's contexts and a buffer, one set a thread: making them anew for each frame costs as much as compressing a small one.
+/// zstd's contexts and a buffer, one set a thread: making them anew for each frame costs as much as compressing a small
+/// one.
 #[derive(Default)]
 struct ZstdScratch {
     compressor: CachedCompressor,
@@ -151,7 +155,8 @@ thread_local! {
     static SCRATCH: RefCell<ZstdScratch> = RefCell::new(ZstdScratch::default());
 }
 
-/// Compresses `plain` and hands the result to `then`: `Some` bytes, or `None` where compression does not pay and `plain` is to be stored.
+/// Compresses `plain` and hands the result to `then`: `Some` bytes, or `None` where compression does not pay and
+/// `plain` is to be stored.
 pub(super) fn with_compressed<R>(
     plain: &[u8],
     level: CompressionLevel,
@@ -192,7 +197,8 @@ fn compressor_at_level(slot: &mut CachedCompressor, level: i32) -> io::Result<&m
 
 /// Lets `fill` write `len` compressed bytes into a buffer of this thread, then decompresses them into `plain`.
 ///
-/// `Ok(false)` if they are not what compresses to exactly `plain.len()` bytes. Never writes, or allocates, beyond `plain` and `len`.
+/// `Ok(false)` if they are not what compresses to exactly `plain.len()` bytes. Never writes, or allocates, beyond
+/// `plain` and `len`.
 pub(super) fn decompress_from<E>(
     len: usize,
     plain: &mut [u8],

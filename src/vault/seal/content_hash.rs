@@ -1,12 +1,13 @@
 //! The BLAKE3 of something long, computed piece by piece, in any order and on several threads.
 //!
-//! BLAKE3 is a tree: a piece of a power of two of bytes, at a multiple of its length, is a subtree of it. Each piece is hashed by itself
-//! ([`subtree_hash`]), and the values are joined at the end ([`root_hash`]). The result is the ordinary hash, as `b3sum` prints it.
+//! BLAKE3 is a tree: a piece of a power of two of bytes, at a multiple of its length, is a subtree of it. Each piece is
+//! hashed by itself ([`subtree_hash`]), and the values are joined at the end ([`root_hash`]). The result is the
+//! ordinary hash, as `b3sum` prints it.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
-/// The value of one piece, given in parts, that begins at `offset` of a whole that has other pieces, too. It must not be empty, and `offset` must be a
-/// multiple of the size of pieces.
+/// The value of one piece, given in parts, that begins at `offset` of a whole that has other pieces, too. It must not
+/// be empty, and `offset` must be a multiple of the size of pieces.
 #[must_use]
 pub fn subtree_hash(parts: &[&[u8]], offset: u64) -> ChainingValue {
     let mut hasher = blake3::Hasher::new();
@@ -17,8 +18,8 @@ pub fn subtree_hash(parts: &[&[u8]], offset: u64) -> ChainingValue {
     hasher.finalize_non_root()
 }
 
-/// The hash of the whole, `len` bytes in pieces of `frame_size`, a power of two from 1 KiB, from the values of its pieces. Of a single piece it is the value itself,
-/// which then must be its ordinary hash.
+/// The hash of the whole, `len` bytes in pieces of `frame_size`, a power of two from 1 KiB, from the values of its
+/// pieces. Of a single piece it is the value itself, which then must be its ordinary hash.
 #[must_use]
 pub fn root_hash(values: &[ChainingValue], len: u64, frame_size: u32) -> [u8; 32] {
     match half_values(values, len, frame_size) {

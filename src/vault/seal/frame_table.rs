@@ -1,11 +1,12 @@
-//! The bytes around the frames: header, frame table, footer. Layout and limits only; nothing here compresses or encrypts.
+//! The bytes around the frames: header, frame table, footer. Layout and limits only; nothing here compresses or
+//! encrypts.
 //!
 //! ```text
 //! header 64 | frames … | frame table 8 each | trailer | footer 96
 //! ```
 //!
-//! The footer begins with a copy of the header, so that the end of an object alone tells how to open its trailer. All numbers are little-endian.
-//! `docs/format/sealed-object.md` has the fields.
+//! The footer begins with a copy of the header, so that the end of an object alone tells how to open its trailer. All
+//! numbers are little-endian. `docs/format/sealed-object.md` has the fields.
 
 use std::ops::Range;
 
@@ -29,7 +30,8 @@ pub(super) const FOOTER_BYTES: usize = 96;
 /// Bytes of an entry of the frame table.
 pub(super) const FRAME_ENTRY_BYTES: usize = 8;
 
-/// The largest trailer, compressed or not: the digest of a 1 GiB segment of the smallest transactions takes less than half of it.
+/// The largest trailer, compressed or not: the digest of a 1 GiB segment of the smallest transactions takes less than
+/// half of it.
 pub const MAX_TRAILER_BYTES: usize = 64 << 20;
 /// Frames are a power of two of at least this many bytes.
 pub const MIN_FRAME_BYTES: u32 = 4 << 10;
@@ -83,7 +85,8 @@ impl ObjectHeader {
         if sound { Ok(ObjectHeader { kind, key, encrypted: cipher == 1, frame_size, salt }) } else { Err(damaged) }
     }
 
-    /// What every tag of the object authenticates beside its own part: the header, and through `binding` the object's name.
+    /// What every tag of the object authenticates beside its own part: the header, and through `binding` the object's
+    /// name.
     pub(super) fn authenticated_context(&self, binding: &ObjectBinding) -> [u8; 32] {
         Sha256::new().chain_update(self.to_bytes()).chain_update(binding.subject().as_bytes()).finalize().into()
     }
@@ -175,7 +178,8 @@ impl ObjectFooter {
         bytes
     }
 
-    /// Reads the last [`FOOTER_BYTES`] bytes of an object of `object_len` bytes. What it returns fits the object's length and the limits of its kind.
+    /// Reads the last [`FOOTER_BYTES`] bytes of an object of `object_len` bytes. What it returns fits the object's
+    /// length and the limits of its kind.
     pub(super) fn parse(bytes: &[u8], object_len: u64) -> Result<ObjectFooter, OpenFault> {
         let damaged = OpenFault::Damaged(ObjectPart::Footer);
         if array(bytes, FOOTER_BYTES - 4) != Some(OBJECT_END) || bytes.len() != FOOTER_BYTES {

@@ -1,12 +1,14 @@
 //! The sealed object: compressed, encrypted and bound to what it is.
 //!
-//! Everything in a repository but its description and its wrapped keys is one of these. Plaintext comes in and is cut into frames; each is
-//! compressed ([`compress`]), encrypted under a key of the object's own ([`cipher`]) and followed by a trailer with the frame table and
-//! whatever the object says about itself ([`Trailer::metadata`]). [`open_object`] gives back exactly what was sealed, or an error: no plaintext leaves
-//! before its tag has verified, and an object under another name, cut, reordered or changed in any bit does not open. [`check_without_key`] finds rot
-//! without any key. A trailer alone ([`read_trailer`]) is enough to read what an object is about, and any part of it.
+//! Everything in a repository but its description and its wrapped keys is one of these. Plaintext comes in and is cut
+//! into frames; each is compressed ([`compress`]), encrypted under a key of the object's own ([`cipher`]) and followed
+//! by a trailer with the frame table and whatever the object says about itself ([`Trailer::metadata`]). [`open_object`]
+//! gives back exactly what was sealed, or an error: no plaintext leaves before its tag has verified, and an object
+//! under another name, cut, reordered or changed in any bit does not open. [`check_without_key`] finds rot without any
+//! key. A trailer alone ([`read_trailer`]) is enough to read what an object is about, and any part of it.
 //!
-//! Pure: no files, no clock; the only thing asked of the outside are random bytes. `docs/format/sealed-object.md` has the bytes.
+//! Pure: no files, no clock; the only thing asked of the outside are random bytes. `docs/format/sealed-object.md` has
+//! the bytes.
 
 pub mod compress;
 #[cfg(test)]

@@ -23,15 +23,15 @@ pub struct SealSpec<'a> {
     pub binding: &'a ObjectBinding,
     /// How hard to compress.
     pub level: CompressionLevel,
-    /// Plaintext bytes a frame: a power of two from [`MIN_FRAME_BYTES`] to [`MAX_FRAME_BYTES`]. Smaller frames read faster at random and compress worse: 3 % worse
-    /// at 1 MiB than in one piece, on WAL.
+    /// Plaintext bytes a frame: a power of two from [`MIN_FRAME_BYTES`] to [`MAX_FRAME_BYTES`]. Smaller frames read
+    /// faster at random and compress worse: 3 % worse at 1 MiB than in one piece, on WAL.
     pub frame_size: u32,
     /// What the object says about itself; readable from the trailer alone.
     pub metadata: &'a [u8],
     /// How many threads may work on it at once, with the caller's.
     pub threads: usize,
-    /// Whether to record the BLAKE3 of the plaintext, by which two objects are compared. Where it is left out the tags of an encrypted object say as
-    /// much about its integrity; an object that is not encrypted has it always.
+    /// Whether to record the BLAKE3 of the plaintext, by which two objects are compared. Where it is left out the tags
+    /// of an encrypted object say as much about its integrity; an object that is not encrypted has it always.
     pub content: bool,
 }
 
@@ -130,8 +130,8 @@ pub fn seal_object(
     seal_salted(plain, spec, protection, random_bytes()?)
 }
 
-/// [`seal_object`], with the metadata asked for only when the frames are sealed, so that another thread may work it out meanwhile. It is told the
-/// plaintext's BLAKE3, as in [`SealedObject::content`]. [`SealSpec::metadata`] is not used.
+/// [`seal_object`], with the metadata asked for only when the frames are sealed, so that another thread may work it out
+/// meanwhile. It is told the plaintext's BLAKE3, as in [`SealedObject::content`]. [`SealSpec::metadata`] is not used.
 ///
 /// # Errors
 /// As [`seal_object`].

@@ -254,7 +254,8 @@ fn debug_shows_neither_key_nor_content() {
     );
 }
 
-/// What was sealed once must open for ever. The object was made by this code and is decrypted in `docs/format/sealed-object.md` by another.
+/// What was sealed once must open for ever. The object was made by this code and is decrypted in
+/// `docs/format/sealed-object.md` by another.
 #[test]
 fn the_golden_object_opens() {
     let golden = include_bytes!("testdata/object-v1.bin");
@@ -271,7 +272,8 @@ fn golden_plain() -> Vec<u8> {
     [b"1\t0/5000060\tno recovery target specified\n".repeat(150), plain(8192)[4096..].to_vec()].concat()
 }
 
-/// How the golden objects were made: `cargo test --lib write_the_golden -- --ignored`. Only for a new version, under a new name.
+/// How the golden objects were made: `cargo test --lib write_the_golden -- --ignored`. Only for a new version, under a
+/// new name.
 #[test]
 #[ignore = "writes testdata"]
 fn write_the_golden_objects() {

@@ -1,5 +1,5 @@
-//! PostgreSQL and Redis to one moment: a shared sequence number, written into both by one client that notes by its own clock when each write
-//! began and was over, is back in both within the bound that was printed.
+//! PostgreSQL and Redis to one moment: a shared sequence number, written into both by one client that notes by its own
+//! clock when each write began and was over, is back in both within the bound that was printed.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -60,7 +60,8 @@ impl Joint {
                 let began = Timestamp::now();
                 client.batch_execute(&format!("insert into ledger values ({n})")).await.expect("inserted");
                 ask(&mut redis, &format!("SET seq {n}"), "+OK");
-                // A second answer comes only after the first command has gone to the replicas (`handleClientsWithPendingWrites`).
+                // A second answer comes only after the first command has gone to the replicas
+                // (`handleClientsWithPendingWrites`).
                 ask(&mut redis, "ECHO x", "$1\r\nx");
                 written.push(Written { began, over: Timestamp::now() });
                 tokio::time::sleep(Duration::from_micros(random.random_range(0..8000))).await;

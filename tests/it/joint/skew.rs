@@ -1,5 +1,6 @@
-//! Servers whose clocks are off by what libfaketime sets: how far they are is found, kept with what was archived, in the bound of a joint restore, and
-//! warned of. The client that writes notes the times by this machine's clock, which is the receiver's.
+//! Servers whose clocks are off by what libfaketime sets: how far they are is found, kept with what was archived, in
+//! the bound of a joint restore, and warned of. The client that writes notes the times by this machine's clock, which
+//! is the receiver's.
 
 use std::time::Duration;
 
@@ -100,8 +101,8 @@ fn seconds(skew: &Value, name: &str) -> SignedDuration {
     SignedDuration::try_from_secs_f64(skew[name].as_f64().expect(name)).expect("a span")
 }
 
-/// With an offset that it reads from a file, as for PostgreSQL, libfaketime is wrong by up to some milliseconds, differently in each process; with
-/// none, and with one from the environment, it is exact. In microseconds.
+/// With an offset that it reads from a file, as for PostgreSQL, libfaketime is wrong by up to some milliseconds,
+/// differently in each process; with none, and with one from the environment, it is exact. In microseconds.
 const OF_FILE: i64 = 100_000;
 
 /// What was set is in the interval, but for what libfaketime adds, and the interval is worth something.
@@ -153,7 +154,8 @@ fn check(off: i64) {
     let (state, error) = (time - SignedDuration::from_secs(off), SignedDuration::from_micros(OF_FILE));
     let allowed = over(state - error)..=began(state + error);
     assert!(allowed.contains(&of_postgres), "{of_postgres} at {time}: {report:#}");
-    // Where Redis comes to beside that: after the last number that PostgreSQL has had begun, and before the next was over.
+    // Where Redis comes to beside that: after the last number that PostgreSQL has had begun, and before the next was
+    // over.
     let (behind, ahead) = (seconds(skew, "redis_behind_at_most_seconds"), seconds(skew, "redis_ahead_at_most_seconds"));
     let allowed = over(written[of_postgres - 1].began - behind)..=began(written[of_postgres].over + ahead);
     println!("{of_postgres} and {of_redis} of {}, behind {behind:#} or ahead {ahead:#}: {allowed:?}", written.len());

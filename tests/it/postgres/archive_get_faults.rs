@@ -1,8 +1,9 @@
-//! Faults between the archive and a recovery: what a one-shot restore must not take for the end of the log, and what a standby sits out.
+//! Faults between the archive and a recovery: what a one-shot restore must not take for the end of the log, and what a
+//! standby sits out.
 //!
-//! PostgreSQL promotes when `restore_command` says that there is no more (TRAPS 40 to 43). So under each fault a one-shot restore must stop,
-//! still in archive recovery on its old timeline, and go on to the very end once the fault is mended; a standby must stay up, stay a standby,
-//! and go on by itself.
+//! PostgreSQL promotes when `restore_command` says that there is no more (TRAPS 40 to 43). So under each fault a
+//! one-shot restore must stop, still in archive recovery on its old timeline, and go on to the very end once the fault
+//! is mended; a standby must stay up, stay a standby, and go on by itself.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -98,7 +99,8 @@ enum Fault {
     WrongKey,
 }
 
-/// A server whose WAL goes to an archive, a row a segment; its base backup is left in `base`. The names of the segments.
+/// A server whose WAL goes to an archive, a row a segment; its base backup is left in `base`. The names of the
+/// segments.
 fn filled(scratch: &Scratch, archive_command: String) -> (Cluster, Vec<String>) {
     let options = Options::default().set("archive_mode", "on").set("archive_command", archive_command);
     let cluster = Cluster::start(QUICK, options);
@@ -161,7 +163,8 @@ fn rows(server: &Cluster) -> String {
 
 const ALL: &str = "1,2,3,4,5,6";
 
-/// What a server that recovers and takes no connections before it is done comes to: its log if it ended, nothing if it was promoted.
+/// What a server that recovers and takes no connections before it is done comes to: its log if it ended, nothing if it
+/// was promoted.
 fn outcome(server: &mut Cluster) -> Option<String> {
     if let Err(log) = server.try_start() {
         return Some(log);

@@ -19,7 +19,8 @@ fn archiving(major: u32, options: Options) -> (Site, Cluster) {
 /// Waits until everything up to the segment just ended is archived.
 fn archived(cluster: &Cluster, segment: &str) {
     cluster.wait_for(&format!(
-        "select coalesce(max(last_archived_wal), '') >= '{segment}' from pg_stat_archiver where last_archived_wal !~ 'history'"
+        "select coalesce(max(last_archived_wal), '') >= '{segment}' from pg_stat_archiver where last_archived_wal !~ \
+            'history'"
     ));
 }
 
@@ -160,8 +161,8 @@ fn other_files_of_pg_wal_are_archived_too() {
     }
 }
 
-/// I1 by the operating system's own faults: whatever fails, success is never said, nothing is left under the segment's name that is not
-/// whole, and the next attempt succeeds.
+/// I1 by the operating system's own faults: whatever fails, success is never said, nothing is left under the segment's
+/// name that is not whole, and the next attempt succeeds.
 #[test]
 fn no_fault_of_the_disk_is_taken_for_success() {
     let site = Site::new();

@@ -1,4 +1,5 @@
-//! Base backups of real servers: what a manifest names is put back by this test's own few lines, and PostgreSQL itself says whether it is whole.
+//! Base backups of real servers: what a manifest names is put back by this test's own few lines, and PostgreSQL itself
+//! says whether it is whole.
 
 use std::collections::HashMap;
 use std::fs;
@@ -216,7 +217,8 @@ async fn two_at_once_under_load_are_both_whole() {
         // What pgbench promises: the three sums are equal in every consistent state.
         let sums = "select (select sum(abalance) from pgbench_accounts) = (select sum(bbalance) from pgbench_branches) \
                     and (select sum(tbalance) from pgbench_tellers) = (select sum(bbalance) from pgbench_branches) \
-                    and (select coalesce(sum(delta), 0) from pgbench_history) = (select sum(bbalance) from pgbench_branches)";
+                    and (select coalesce(sum(delta), 0) from pgbench_history) = (select sum(bbalance) from \
+                    pgbench_branches)";
         assert_eq!(restored.sql(sums), "t");
     }
 }

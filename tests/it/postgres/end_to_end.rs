@@ -1,4 +1,5 @@
-//! The main job from end to end, on every major: WAL in, base backup, restore to a target, and the restored server asked.
+//! The main job from end to end, on every major: WAL in, base backup, restore to a target, and the restored server
+//! asked.
 
 use std::fs;
 use std::path::PathBuf;
@@ -113,7 +114,10 @@ fn tablespaces_and_unlogged_tables_come_back() {
     let it = Attached::start(QUICK, Options::default());
     let there = it.site.scratch().directory("fast");
     it.cluster.sql(&format!("create tablespace fast location '{}'", there.display()));
-    it.cluster.sql("create table t tablespace fast as select n from generate_series(1, 1000) n; create unlogged table u as select 1 as n");
+    it.cluster.sql(
+        "create table t tablespace fast as select n from generate_series(1, 1000) n; create unlogged table \
+        u as select 1 as n",
+    );
     it.site.walkeep(&["backup", "postgres", "main"]).expect_ok();
     it.cluster.sql("insert into t values (1001)");
     it.archive();
@@ -130,13 +134,17 @@ fn tablespaces_and_unlogged_tables_come_back() {
     assert_eq!(it.cluster.sql("select count(*) from t"), "1001");
 }
 
-/// Damage must stop recovery: a server that promotes instead has silently lost what came after (RestoreArchivedFile, xlogarchive.c).
+/// Damage must stop recovery: a server that promotes instead has silently lost what came after (RestoreArchivedFile,
+/// xlogarchive.c).
 #[test]
 fn damage_stops_recovery_instead_of_promoting() {
     let it = Attached::start(QUICK, Options::default().segment_size_mb(1));
     it.site.walkeep(&["backup", "postgres", "main"]).expect_ok();
     for _ in 0..4 {
-        it.cluster.sql("create table if not exists t (filler text); insert into t select repeat('x', 1000) from generate_series(1, 1000)");
+        it.cluster.sql(
+            "create table if not exists t (filler text); insert into t select repeat('x', 1000) from \
+            generate_series(1, 1000)",
+        );
         it.archive();
     }
     let Attached { cluster, site, mut receiver } = it;

@@ -78,7 +78,8 @@ struct Oracle {
     end: Lsn,
 }
 
-/// Sessions that do all kinds of things at once, then one that does hardly anything but commit, so that commits lie on segments' borders.
+/// Sessions that do all kinds of things at once, then one that does hardly anything but commit, so that commits lie on
+/// segments' borders.
 fn busy(random: &mut SmallRng) -> (Cluster, Wal) {
     let options =
         Options::default().segment_size_mb(1).set("max_prepared_transactions", 20).set("wal_keep_size", "4GB");
@@ -246,7 +247,8 @@ fn answers(site: &Site, times: &[String]) -> Vec<serde_json::Value> {
     times.iter().map(ask).collect()
 }
 
-/// Killed at any moment, and thrown away, the index answers as before: it is made of the repository, and of nothing else.
+/// Killed at any moment, and thrown away, the index answers as before: it is made of the repository, and of nothing
+/// else.
 #[test]
 fn an_index_that_was_killed_or_deleted_answers_as_before() {
     let seed = rand::random();

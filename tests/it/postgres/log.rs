@@ -1,5 +1,5 @@
-//! What happened, told from the archived WAL alone, beside what the server itself said when it did it; and the way back from each accident,
-//! taken with real recovery.
+//! What happened, told from the archived WAL alone, beside what the server itself said when it did it; and the way back
+//! from each accident, taken with real recovery.
 
 use std::time::Duration;
 
@@ -70,7 +70,8 @@ fn accidents(it: &Attached) -> Vec<(&'static str, &'static str, &'static str)> {
     sql("drop table measured_1");
     sql("do $$ begin begin drop table audit.trail; exception when others then null; end; end $$");
     sql(
-        "do $$ begin begin drop table kept; raise 'no'; exception when others then null; end; perform txid_current(); end $$",
+        "do $$ begin begin drop table kept; raise 'no'; exception when others then null; end; perform txid_current(); \
+            end $$",
     );
     sql("begin; drop table sales.customers; prepare transaction 'p'");
     sql("insert into kept values (51, 'b')");
@@ -284,7 +285,8 @@ fn the_life_of_a_server_is_told() {
     let dropped = told(&it.site, &["--event", "drop-database"]);
     assert!([Some(oid.as_str()), Some("shop")].contains(&dropped[0]["database"].as_str()), "{dropped:?}");
 
-    // Its commit is no place to stop before: whichever record of it is named, the way leads to before the first of these.
+    // Its commit is no place to stop before: whichever record of it is named, the way leads to before the first of
+    // these.
     let xid = u32::try_from(dropped[0]["xid"].as_u64().unwrap()).unwrap();
     let records = waldump::records(&it.cluster, &it.cluster.pg_wal(), 1, dropped[0]["lsn"].as_str().unwrap());
     let own: Vec<_> = records.iter().filter(|record| record.xid == xid).collect();
@@ -293,7 +295,8 @@ fn the_life_of_a_server_is_told() {
         assert_eq!(stop(&it.site, record.lsn).as_deref(), dropped[0]["lsn"].as_str(), "{record:?}");
     }
 
-    // The files are gone before the transaction commits, and the row of pg_database is spoilt before that: it must be whole.
+    // The files are gone before the transaction commits, and the row of pg_database is spoilt before that: it must be
+    // whole.
     let restored = it.restore("with-shop", &way_back(&dropped[0]));
     assert_eq!(restored.sql("select datconnlimit from pg_database where datname = 'shop'"), "-1");
     let asked = restored.run("psql", &["-XAtq", "-d", "shop", "-c", "select 1"]);

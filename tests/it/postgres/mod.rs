@@ -1,4 +1,5 @@
-//! The PostgreSQL wing, in the order of the layers: what is read, how WAL is received, base backups, restores, and what keeps them in order.
+//! The PostgreSQL wing, in the order of the layers: what is read, how WAL is received, base backups, restores, and what
+//! keeps them in order.
 
 /// Parsers beside PostgreSQL's own programs.
 mod format;

@@ -1,5 +1,5 @@
-//! The receiver against real servers: what it archives is what they have in `pg_wal`, what it acknowledges survives kill -9, and it goes on
-//! where it stopped, over reconnections, promotions and gaps.
+//! The receiver against real servers: what it archives is what they have in `pg_wal`, what it acknowledges survives
+//! kill -9, and it goes on where it stopped, over reconnections, promotions and gaps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ impl Home {
         tokio::time::timeout(Duration::from_secs(60), run).await.expect("it never ended").unwrap()
     }
 
-    /// The segments of a timeline in the archive, each compared with the server's own file where the server still has it.
+    /// The segments of a timeline in the archive, each compared with the server's own file where the server still has
+    /// it.
     async fn compare(&self, cluster: &Cluster, timeline: u32) -> Vec<SegmentName> {
         let archive = self.archive().await;
         let timeline = TimelineId::new(timeline).unwrap();
@@ -220,7 +221,8 @@ async fn a_synchronous_commit_waits_for_it_and_a_shutdown_does_not_hang() {
     for x in 0..20 {
         cluster.sql(&format!("insert into t values ({x})"));
         let told = cluster.sql(
-            "select flush_lsn >= pg_current_wal_insert_lsn() - 1000, replay_lsn is null, write_lsn = flush_lsn from pg_stat_replication",
+            "select flush_lsn >= pg_current_wal_insert_lsn() - 1000, replay_lsn is null, write_lsn = flush_lsn from \
+                pg_stat_replication",
         );
         assert!(told.ends_with("t|t"), "{told}");
     }
@@ -324,7 +326,8 @@ async fn a_standby_that_is_promoted_goes_on_streaming() {
     assert_eq!(kept, 1);
 }
 
-/// A primary that went on alone: the standby that replaces it never had the end of its WAL. Both ways are kept, and the new one from the fork on.
+/// A primary that went on alone: the standby that replaces it never had the end of its WAL. Both ways are kept, and the
+/// new one from the fork on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_before_the_end_of_what_was_received_is_followed() {
     for restarted in [false, true] {
@@ -492,7 +495,8 @@ impl Outage {
     }
 }
 
-/// While the repository is gone, commits go on: the spool takes whole segments. After a crash in the middle of it they are archived from there.
+/// While the repository is gone, commits go on: the spool takes whole segments. After a crash in the middle of it they
+/// are archived from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_go_on_without_the_repository() {
     let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
@@ -593,7 +597,8 @@ async fn what_a_crash_leaves_between_two_steps_is_put_right() {
     cluster.sql("insert into t values (3)");
     home.receive_until(&cluster, &flushed()).await;
 
-    // All of the spool is gone, as with its disk: the server has what was not archived, unless it was told that it may go.
+    // All of the spool is gone, as with its disk: the server has what was not archived, unless it was told that it may
+    // go.
     fs::remove_dir_all(home.scratch.join("state")).unwrap();
     cluster.switch_wal();
     cluster.sql("insert into t values (4)");
@@ -640,7 +645,8 @@ async fn nothing_acknowledged_is_lost_by_kill_9() {
         cluster.wait_for("select count(*) > 0 from pg_stat_replication where application_name = 'walkeep'");
         let writer = {
             let mut command = cluster.command("psql");
-            let work = "insert into t select g, repeat(md5(g::text), 20) from generate_series(1, 200) g; select pg_sleep(0.002);";
+            let work = "insert into t select g, repeat(md5(g::text), 20) from generate_series(1, 200) g; select \
+                pg_sleep(0.002);";
             command.args(["-Xq", "-c", &work.repeat(400)]).stdout(Stdio::null()).stderr(Stdio::null());
             command.spawn().unwrap()
         };

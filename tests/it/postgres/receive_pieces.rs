@@ -1,4 +1,5 @@
-//! The segment under way in the repository: what outlives server and receiver together, and that nothing of it stays behind.
+//! The segment under way in the repository: what outlives server and receiver together, and that nothing of it stays
+//! behind.
 
 use std::fs;
 use std::io::Write as _;

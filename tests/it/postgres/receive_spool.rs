@@ -1,4 +1,5 @@
-//! What a commit was told is safe is there after the worst: server and receiver gone in the same moment, in the middle of a segment.
+//! What a commit was told is safe is there after the worst: server and receiver gone in the same moment, in the middle
+//! of a segment.
 
 use crate::support::{Cluster, Options, QUICK, Site};
 

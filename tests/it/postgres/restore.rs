@@ -382,7 +382,8 @@ async fn a_server_that_ends_before_its_target_is_an_error_with_its_last_words() 
     let (reached, _server) = rig.started(&plan, "data", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
-        matches!(&error, ServerStartError::ServerEnded { last_words, .. } if last_words.contains("could not restore file")),
+        matches!(&error, ServerStartError::ServerEnded { last_words, .. } if last_words.contains("could not restore \
+            file")),
         "{error}"
     );
 }

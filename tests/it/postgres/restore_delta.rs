@@ -56,13 +56,19 @@ fn an_old_directory_becomes_what_a_fresh_restore_makes_whenever_it_is_killed() {
     let mut it = Attached::start(QUICK, Options::default().segment_size_mb(1));
     let space = it.site.scratch().directory("space");
     it.cluster.sql(&format!("create tablespace s location '{}'", space.display()));
-    it.cluster.sql("create table t as select n, repeat('x', 500) as filler from generate_series(1, 60000) n; create index on t (n)");
+    it.cluster.sql(
+        "create table t as select n, repeat('x', 500) as filler from generate_series(1, 60000) n; create \
+        index on t (n)",
+    );
     it.cluster
         .sql("create table u tablespace s as select n from generate_series(1, 50000) n; create table gone as select 1");
     it.site.walkeep(&["backup", "postgres", "main"]).expect_ok();
     it.cluster.sql("insert into t select n, 'later' from generate_series(60001, 61000) n");
     it.cluster.sql("select pg_create_restore_point('before the accident')");
-    it.cluster.sql("drop table gone; update t set filler = 'lost' where n % 9 = 0; create table more as select * from t; truncate u");
+    it.cluster.sql(
+        "drop table gone; update t set filler = 'lost' where n % 9 = 0; create table more as select * from \
+        t; truncate u",
+    );
     it.archive();
     let data = it.cluster.data().to_owned();
     let pgdata = data.to_string_lossy().into_owned();

@@ -1,6 +1,6 @@
-//! A restore to a random moment shows exactly the transactions committed before it. What was committed when is read by `pg_waldump` from
-//! the server's own WAL, and where recovery stops is PostgreSQL's rule (`recoveryStopsBefore`, `recoveryStopsAfter` in xlogrecovery.c), to
-//! which `restore_targets.rs` holds it.
+//! A restore to a random moment shows exactly the transactions committed before it. What was committed when is read by
+//! `pg_waldump` from the server's own WAL, and where recovery stops is PostgreSQL's rule (`recoveryStopsBefore`,
+//! `recoveryStopsAfter` in xlogrecovery.c), to which `restore_targets.rs` holds it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -107,7 +107,8 @@ impl History {
         ("name", name, first.map(|lsn| if inclusive { lsn + 1 } else { lsn }))
     }
 
-    /// In WAL order the first ending after the time: times are not in that order. Most draws lie on an ending or a microsecond beside it.
+    /// In WAL order the first ending after the time: times are not in that order. Most draws lie on an ending or a
+    /// microsecond beside it.
     fn draw_time(&self, random: &mut SmallRng, inclusive: bool) -> (&'static str, String, Option<u64>) {
         // Every other one at an ending that is earlier than one before it in the log, if there is any.
         let mut latest = self.endings[0].time;

@@ -1,5 +1,5 @@
-//! One database or one table back into a running server under another name. What it must be is recorded from the server itself with `pg_dump`
-//! or by the sessions that wrote it; what it must not touch is dumped before and after.
+//! One database or one table back into a running server under another name. What it must be is recorded from the server
+//! itself with `pg_dump` or by the sessions that wrote it; what it must not touch is dumped before and after.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -92,9 +92,11 @@ impl Rig {
 /// Everything that a dump can get wrong, in a schema of its own.
 const SHOP: &str = "create schema app; \
     create table app.customers (id int primary key, name text not null); \
-    create table app.orders (id bigserial primary key, ref int generated always as identity, customer int references app.customers, \
+    create table app.orders (id bigserial primary key, ref int generated always as identity, customer int references \
+    app.customers, \
       total numeric check (total >= 0), doubled numeric generated always as (total * 2) stored, note text unique); \
-    create index orders_total on app.orders (total); create statistics app.orders_both on customer, total from app.orders; \
+    create index orders_total on app.orders (total); create statistics app.orders_both on customer, total from \
+    app.orders; \
     create function app.touched() returns trigger language plpgsql as 'begin return new; end'; \
     create trigger touch before update on app.orders for each row execute function app.touched(); \
     create view app.large as select * from app.orders where total > 10; \
@@ -140,7 +142,8 @@ fn every_major_brings_back_a_database_and_a_table() {
             .expect_code(0);
         assert!(done.stdout.contains("brought back: database zoptal_restore"), "{}", done.stdout);
         assert_eq!(rig.dump("zoptal_restore", &[]), then, "{major}");
-        let like = "select pg_encoding_to_char(encoding), datcollate, datdba::regrole, (select setconfig from pg_db_role_setting where setdatabase = d.oid) from pg_database d where datname = ";
+        let like = "select pg_encoding_to_char(encoding), datcollate, datdba::regrole, (select setconfig from \
+            pg_db_role_setting where setdatabase = d.oid) from pg_database d where datname = ";
         assert_eq!(rig.cluster.sql(&format!("{like}'zoptal_restore'")), rig.cluster.sql(&format!("{like}'zoptal'")));
         assert_eq!((rig.dump("zoptal", &[]), rig.dump("other", &[])), (before.0.clone(), before.1.clone()), "{major}");
         let mut expected = before.2.clone();
@@ -170,7 +173,8 @@ fn every_major_brings_back_a_database_and_a_table() {
     }
 }
 
-/// Every kind of change in databases that are left out, until told to stop: what replay has to get over without their files.
+/// Every kind of change in databases that are left out, until told to stop: what replay has to get over without their
+/// files.
 fn noise(cluster: &Cluster, stop: &AtomicBool, seed: u64) {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut made = 0;
@@ -210,8 +214,16 @@ fn fill_noise(rig: &Rig) {
     let space = rig.site.scratch().directory("space");
     rig.cluster.sql(&format!("create tablespace space location '{}'", space.display()));
     rig.cluster.run("pgbench", &["-i", "-q", "-s", "2", "noise"]).expect_ok();
-    rig.cluster.sql_in("noise", "create table wide (n int, tags int[], filler text); create index on wide using gin (tags); create index on wide using hash (n); create index on wide using brin (n)");
-    rig.cluster.sql_in("noise", "insert into wide select n, array[n, n % 7], repeat('y', 300) from generate_series(1, 5000) n; create table short (n int) tablespace space; create index on short (n)");
+    rig.cluster.sql_in(
+        "noise",
+        "create table wide (n int, tags int[], filler text); create index on wide using gin \
+        (tags); create index on wide using hash (n); create index on wide using brin (n)",
+    );
+    rig.cluster.sql_in(
+        "noise",
+        "insert into wide select n, array[n, n % 7], repeat('y', 300) from generate_series(1, \
+        5000) n; create table short (n int) tablespace space; create index on short (n)",
+    );
     rig.cluster.sql_in(
         "noise",
         "insert into short select generate_series(1, 2000); create unlogged table gone as select 1 as n",
@@ -286,7 +298,11 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     let rig = Rig::start(QUICK, Options::default());
     rig.cluster.sql("create database zoptal");
     rig.cluster.sql("create database taken");
-    rig.cluster.sql_in("zoptal", "create table orders as select 1 as n; create view shown as select 1 as n; create table orders_restored (n int)");
+    rig.cluster.sql_in(
+        "zoptal",
+        "create table orders as select 1 as n; create view shown as select 1 as n; create \
+        table orders_restored (n int)",
+    );
     rig.backup();
     rig.cluster.sql("create table t as select 1 as n");
     rig.settle();
@@ -350,8 +366,14 @@ fn databases_that_were_made_or_renamed_after_the_backup_are_found() {
 #[test]
 fn partitions_come_back_as_one_table_and_one_of_them_alone() {
     let rig = Rig::start(QUICK, Options::default());
-    rig.cluster.sql("create table p (id bigint generated by default as identity, at int, primary key (id, at)) partition by range (at)");
-    rig.cluster.sql("create table p1 partition of p for values from (0) to (100); create table p2 partition of p for values from (100) to (200)");
+    rig.cluster.sql(
+        "create table p (id bigint generated by default as identity, at int, primary key (id, at)) \
+        partition by range (at)",
+    );
+    rig.cluster.sql(
+        "create table p1 partition of p for values from (0) to (100); create table p2 partition of p for \
+        values from (100) to (200)",
+    );
     rig.cluster.sql("insert into p (at) select n from generate_series(0, 199) n");
     rig.backup();
     rig.cluster.sql("delete from p where at = 7");
@@ -403,7 +425,11 @@ fn nothing_is_left_when_it_is_stopped() {
     let mut random = SmallRng::seed_from_u64(seed);
     let rig = Rig::start(QUICK, Options::default());
     rig.cluster.sql("create database zoptal");
-    rig.cluster.sql_in("zoptal", "create table t as select n, repeat('x', 200) as filler from generate_series(1, 60000) n; create index on t (n)");
+    rig.cluster.sql_in(
+        "zoptal",
+        "create table t as select n, repeat('x', 200) as filler from generate_series(1, \
+        60000) n; create index on t (n)",
+    );
     rig.backup();
     for _ in 0..4 {
         rig.cluster.sql_in("zoptal", "update t set filler = filler || 'y' where n % 4 = 0");

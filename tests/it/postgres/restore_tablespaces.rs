@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::end_to_end::{Attached, started};
 use crate::support::{Options, QUICK, majors};
 
-/// Everything in a directory, by number, content and the time of its last change of any kind: `chmod` and the making of what is there would show.
+/// Everything in a directory, by number, content and the time of its last change of any kind: `chmod` and the making of
+/// what is there would show.
 fn seen(directory: &Path) -> BTreeMap<PathBuf, (u64, i64, i64, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut left = vec![directory.to_owned()];

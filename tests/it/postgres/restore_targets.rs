@@ -1,8 +1,9 @@
-//! Where a target leads: the plan's answer, a restore by it, and PostgreSQL's own recovery with the same target must end at the same record.
+//! Where a target leads: the plan's answer, a restore by it, and PostgreSQL's own recovery with the same target must
+//! end at the same record.
 //!
-//! On every major: random targets of every kind over a log with what makes an answer wrong easily: sessions whose commits overtake each other,
-//! a clock that was set back, aborts, prepared transactions, subtransactions, two timelines. What PostgreSQL says in its own log while it stops
-//! is compared, too.
+//! On every major: random targets of every kind over a log with what makes an answer wrong easily: sessions whose
+//! commits overtake each other, a clock that was set back, aborts, prepared transactions, subtransactions, two
+//! timelines. What PostgreSQL says in its own log while it stops is compared, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ impl Scene {
         site.walkeep(&["backup", "postgres", "main"]).expect_ok();
         let consistent = cluster.current_lsn();
 
-        // Ahead first, so that it is never set back to before the backup: what that holds could not be undone by any target.
+        // Ahead first, so that it is never set back to before the backup: what that holds could not be undone by any
+        // target.
         fs::write(&clock, "+180s\n").unwrap();
         let workload = Workload::start(&cluster, 3, seed);
         cluster.run("pgbench", &["-c", "12", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
@@ -68,7 +70,8 @@ impl Scene {
         workload.stop();
         let subtransactions = subtransactions(&cluster);
         let mut standby = cluster.standby(options.set("archive_command", &both));
-        // The standby archives what it writes itself, not what it was sent; and the backup it came from has ended one more segment.
+        // The standby archives what it writes itself, not what it was sent; and the backup it came from has ended one
+        // more segment.
         let last = cluster.switch_wal();
         cluster.wait_for(&format!("select coalesce(max(last_archived_wal), '') >= '{last}' from pg_stat_archiver"));
         let fork = cluster.current_lsn();
@@ -144,7 +147,8 @@ impl Scene {
         let paused =
             if self.major == 13 { "pg_is_wal_replay_paused()" } else { "pg_get_wal_replay_pause_state() = 'paused'" };
         server.wait_for(&format!("select {paused}"));
-        let asked = "select pg_last_wal_replay_lsn(), to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')";
+        let asked = "select pg_last_wal_replay_lsn(), to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', \
+            'YYYY-MM-DD HH24:MI:SS.US')";
         let answer = server.sql(asked);
         let (at, last) = answer.split_once('|').unwrap();
         let log = server.log();
@@ -242,7 +246,8 @@ fn subtransactions(cluster: &Cluster) -> [u32; 2] {
     [seen[1], seen[2]]
 }
 
-/// One that was rolled back has a record of its own, where recovery stops; one that committed has none, so that it is never met (TRAPS 48).
+/// One that was rolled back has a record of its own, where recovery stops; one that committed has none, so that it is
+/// never met (TRAPS 48).
 fn subtransactions_as_targets(scene: &Scene) {
     let [undone, committed] = scene.subtransactions;
     let target = |xid: u32, inclusive| Target { kind: "xid", value: xid.to_string(), inclusive };

@@ -1,5 +1,5 @@
-//! Failovers one after another, restores that branch off, and the way to a target over all of them. What a restore along a timeline shows is what
-//! was committed on it, and what a plan says of it comes true.
+//! Failovers one after another, restores that branch off, and the way to a target over all of them. What a restore
+//! along a timeline shows is what was committed on it, and what a plan says of it comes true.
 
 use std::fs;
 use std::path::PathBuf;
@@ -79,7 +79,8 @@ fn archived(cluster: &Cluster, name: &str) {
     ));
 }
 
-/// Two failovers within one segment, so that three timelines have one of its number (TRAPS 79), and none but the last completes it.
+/// Two failovers within one segment, so that three timelines have one of its number (TRAPS 79), and none but the last
+/// completes it.
 #[test]
 fn the_end_of_each_timeline_is_planned_and_restored_wherever_it_is_kept() {
     let mut scene = Scene::new();

@@ -259,7 +259,8 @@ impl Rig {
     pub(super) fn start() -> Self {
         let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
         let site = Site::for_cluster(&cluster);
-        // One piece of the segment under way, right at the beginning: what changes in the repository shall be what a test does.
+        // One piece of the segment under way, right at the beginning: what changes in the repository shall be what a
+        // test does.
         let mut config = fs::File::options().append(true).open(site.config()).unwrap();
         config.write_all(b"copy-every = \"1h\"\n").unwrap();
         let receiver = site.spawn("receive", &["receive", "main"]);
@@ -278,7 +279,8 @@ impl Rig {
         self.site.walkeep(&["backup", "postgres", "main"]).expect_ok().trim().to_owned()
     }
 
-    /// Until every segment before the server's current one is in the repository; what `list` shows reaches into the spool.
+    /// Until every segment before the server's current one is in the repository; what `list` shows reaches into the
+    /// spool.
     fn settle(&self) {
         self.cluster.switch_wal();
         let current = lsn(&self.cluster.sql("select pg_current_wal_lsn()")) >> 20;
@@ -290,7 +292,8 @@ impl Rig {
         assert!(there.is_some(), "{last}: {}", self.site.walkeep(&["verify"]).stdout);
     }
 
-    /// As many days from now. Not by the program `faketime`, which would stand between us and the one that is to be killed.
+    /// As many days from now. Not by the program `faketime`, which would stand between us and the one that is to be
+    /// killed.
     fn later(&self, days: u32, arguments: &[&str]) -> Command {
         let mut command = process::command("env", Orphan::Kill);
         command.args(["LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME_DISABLE_SHM=1"]);

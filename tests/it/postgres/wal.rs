@@ -1,5 +1,6 @@
-//! What walkeep reads in real WAL, beside what the `pg_waldump` of the same release reads: every record, every transaction's end, every event,
-//! of every major and several segment sizes, through a workload that writes all that a decoder has to know, two kinds of crash included.
+//! What walkeep reads in real WAL, beside what the `pg_waldump` of the same release reads: every record, every
+//! transaction's end, every event, of every major and several segment sizes, through a workload that writes all that a
+//! decoder has to know, two kinds of crash included.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,7 +62,8 @@ fn postgresql_18() {
     check(18, 1);
 }
 
-/// A record as both sides tell it: start, transaction in the header, and for those that mean something to us what `pg_waldump` prints.
+/// A record as both sides tell it: start, transaction in the header, and for those that mean something to us what
+/// `pg_waldump` prints.
 type Told = BTreeMap<u64, (u32, Option<String>)>;
 
 fn check(major: u32, segment_mb: u32) {
@@ -93,13 +95,15 @@ fn all_kinds(cluster: &Cluster, segment_mb: u32) {
         "create table big (id int, t text); alter table big alter t set storage external",
         "insert into big select g, repeat(md5(g::text), 32768) from generate_series(1, 3) g",
         "select pg_create_restore_point('before the drop')",
-        "create table kept (i int primary key, t text); insert into kept select g, md5(g::text) from generate_series(1, 1000) g",
+        "create table kept (i int primary key, t text); insert into kept select g, md5(g::text) from \
+            generate_series(1, 1000) g",
         "begin; savepoint a; insert into kept values (-1, 'a'); savepoint b; insert into kept values (-2, 'b'); rollback to b;
          insert into kept values (-3, 'c'); commit",
         "begin; insert into kept values (-4, 'x'); rollback",
         "begin; create table gone (i int); insert into gone values (1); rollback",
         "begin; insert into kept values (-5, 'p'); prepare transaction 'one'",
-        "begin; insert into kept values (-6, 'p'); create table two (i int); prepare transaction 'two, with a longer name'",
+        "begin; insert into kept values (-6, 'p'); create table two (i int); prepare transaction 'two, with a longer \
+            name'",
         "create table three (i int primary key); begin; drop table three; prepare transaction 'three'",
         "commit prepared 'one'",
         "rollback prepared 'two, with a longer name'",
@@ -120,7 +124,8 @@ fn all_kinds(cluster: &Cluster, segment_mb: u32) {
         "create database other",
         "drop database other",
         "create table sub (i int)",
-        "do $$ begin for i in 1..20000 loop begin insert into sub values (i); exception when others then null; end; end loop; end $$",
+        "do $$ begin for i in 1..20000 loop begin insert into sub values (i); exception when others then null; end; \
+            end loop; end $$",
         "create table many (i int) partition by range (i)",
         "do $$ begin for i in 1..100 loop
          execute format('create table many_%s partition of many for values from (%s) to (%s)', i, i, i + 1); end loop; end $$",
@@ -154,8 +159,9 @@ fn crash_in_traffic(cluster: &mut Cluster, scratch: &Scratch) {
     cluster.run("pgbench", &["-c", "6", "-j", "2", "-T", "1", "-n"]).expect_ok();
 }
 
-/// A record of which only the first pages were written when the server died (as in 026_overwrite_contrecord.pl). An asynchronous commit that
-/// leaves more than a megabyte behind wakes the WAL writer, which writes whole pages; the end of the long record waits for its next turn.
+/// A record of which only the first pages were written when the server died (as in 026_overwrite_contrecord.pl). An
+/// asynchronous commit that leaves more than a megabyte behind wakes the WAL writer, which writes whole pages; the end
+/// of the long record waits for its next turn.
 fn crash_within_a_record(cluster: &mut Cluster) {
     cluster.set("wal_writer_delay", "10s");
     for _ in 0..5 {
@@ -346,7 +352,8 @@ fn expected(record: &waldump::Record) -> Option<String> {
         }
         // To nothing, and more than the free space map alone.
         ("Storage", "TRUNCATE") => text.contains(" to 0 blocks").then(|| cut(" flags")).flatten(),
-        // 16 writes `flags: [CASCADE, RESTART_SEQS], nrelids: 2, relids: [1, 2]` for what was `cascade restart_seqs nrelids 2 relids 1 2`.
+        // 16 writes `flags: [CASCADE, RESTART_SEQS], nrelids: 2, relids: [1, 2]` for what was `cascade restart_seqs
+        // nrelids 2 relids 1 2`.
         ("Heap", "TRUNCATE") => {
             let words = text.split([' ', ':', ',', '[', ']']).filter(|word| !word.is_empty() && *word != "flags");
             let words: Vec<String> = words.skip(1).map(str::to_lowercase).collect();
@@ -398,7 +405,8 @@ fn event_text(event: &WalEvent) -> String {
                 WalLevel::Logical => "logical",
             };
             format!(
-                "PARAMETER_CHANGE max_connections={} max_worker_processes={} max_wal_senders={} max_prepared_xacts={} max_locks_per_xact={} wal_level={level} wal_log_hints={} track_commit_timestamp={}",
+                "PARAMETER_CHANGE max_connections={} max_worker_processes={} max_wal_senders={} max_prepared_xacts={} \
+                    max_locks_per_xact={} wal_level={level} wal_log_hints={} track_commit_timestamp={}",
                 p.max_connections,
                 p.max_worker_processes,
                 p.max_wal_senders,
@@ -486,7 +494,8 @@ fn checkpoint_time(cluster: &Cluster, log: &Log) {
     assert_eq!(checkpoint.time.to_timestamp().unwrap().as_second().to_string(), seconds);
 }
 
-/// A promotion: the new timeline's first segment holds the old one's bytes up to the fork, and its log is one with the segments before.
+/// A promotion: the new timeline's first segment holds the old one's bytes up to the fork, and its log is one with the
+/// segments before.
 #[test]
 fn a_new_timeline_goes_on_with_the_log_of_the_old() {
     let options = Options::default().segment_size_mb(1).set("wal_keep_size", "1GB");

@@ -1,5 +1,5 @@
-//! The replication client against real servers: every command on every major, every way to log in, and WAL that is byte for byte what the
-//! server has in `pg_wal`.
+//! The replication client against real servers: every command on every major, every way to log in, and WAL that is byte
+//! for byte what the server has in `pg_wal`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -237,7 +237,8 @@ async fn both_fail(cluster: &Cluster, more: &str) -> String {
     ReplicationConnection::connect(&info).await.unwrap_err().to_string()
 }
 
-/// A certificate authority, a certificate it signed for `name` with these extensions, and an authority that is a stranger.
+/// A certificate authority, a certificate it signed for `name` with these extensions, and an authority that is a
+/// stranger.
 fn make_certificates(cluster: &Cluster, scratch: &Scratch, name: &str, extensions: &str) {
     let openssl = |arguments: &[&str]| {
         let mut command = process::command("openssl", Orphan::Kill);
@@ -324,7 +325,8 @@ async fn sslmode_means_what_libpq_says() {
         assert!(error.contains("sslrootcert"), "a root file makes require check: {error}");
         let error = both(&format!("{base} sslmode=verify-full sslrootcert={root}"), &none).await.unwrap_err();
         assert!(error.contains("another name"), "{error}");
-        // The name to check and the address to go to may differ, and a certificate without alternative names goes by its common name.
+        // The name to check and the address to go to may differ, and a certificate without alternative names goes by
+        // its common name.
         let named = base.replace("host=127.0.0.1", "host=db.example.org hostaddr=127.0.0.1");
         both(&format!("{named} sslmode=verify-full sslrootcert={root}"), &none).await.unwrap();
         if major >= 17 {
@@ -373,7 +375,8 @@ async fn the_wanted_server_of_several_is_found() {
         let list = |wanted: &str| {
             let ports = format!("1,{},{}", standby.port, primary.port);
             info(&format!(
-                "host=127.0.0.1,127.0.0.1,127.0.0.1 port={ports} user=postgres dbname=postgres target_session_attrs={wanted}"
+                "host=127.0.0.1,127.0.0.1,127.0.0.1 port={ports} user=postgres dbname=postgres \
+                    target_session_attrs={wanted}"
             ))
         };
         for (wanted, port) in [

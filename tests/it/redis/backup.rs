@@ -1,4 +1,5 @@
-//! `walkeep backup redis` against real servers: what is stored, put together again, is what a server of that version loads with the same data.
+//! `walkeep backup redis` against real servers: what is stored, put together again, is what a server of that version
+//! loads with the same data.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,8 +33,8 @@ fn no_snapshot(site: &Site) {
     assert!(labels.is_empty(), "{labels:?}");
 }
 
-/// Every version, from a file and from memory: the same data by the server's own digest, the same keys by its own count, and at the offset that
-/// its INFO says.
+/// Every version, from a file and from memory: the same data by the server's own digest, the same keys by its own
+/// count, and at the offset that its INFO says.
 #[test]
 fn every_version_comes_back_as_it_was() {
     for version in VERSIONS {
@@ -279,7 +280,8 @@ fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// Its manifest comes last, so what was put before is seen by nobody but the cleanup, which waits until nobody can be at it any more.
+/// Its manifest comes last, so what was put before is seen by nobody but the cleanup, which waits until nobody can be
+/// at it any more.
 #[test]
 fn a_transfer_that_is_cut_late_leaves_parts_alone_and_the_cleanup_takes_them() {
     let server = RedisServer::start(QUICK_REDIS, &options(QUICK_REDIS, &["--rdbcompression", "no"]));

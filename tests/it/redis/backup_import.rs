@@ -1,5 +1,5 @@
-//! RDB files that were brought: with values of modules, in a format newer than this walkeep, with keys that no server loads. Kept as they are, and
-//! what is to be expected of them is said before a server is tried.
+//! RDB files that were brought: with values of modules, in a format newer than this walkeep, with keys that no server
+//! loads. Kept as they are, and what is to be expected of them is said before a server is tried.
 
 use std::path::PathBuf;
 
@@ -79,8 +79,8 @@ fn what_modules_wrote_is_kept_and_the_module_is_named() {
     }
 }
 
-/// The servers' own words name the module. Before they end they look for damage in the file and find none, at length (`rdbReportError`, rdb.c):
-/// that comes after the reason, and is none.
+/// The servers' own words name the module. Before they end they look for damage in the file and find none, at length
+/// (`rdbReportError`, rdb.c): that comes after the reason, and is none.
 #[test]
 fn a_server_without_the_module_says_so_and_its_words_are_passed_on() {
     for (name, says) in [
@@ -109,8 +109,8 @@ fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
 /// An opcode that nobody has given a meaning yet.
 const UNKNOWN: u8 = 0xf0;
 
-/// A server's own dump with three keys, as a later one might write it: a newer version, and behind the keys something that is not known yet. And
-/// where that begins.
+/// A server's own dump with three keys, as a later one might write it: a newer version, and behind the keys something
+/// that is not known yet. And where that begins.
 fn newer() -> (Vec<u8>, usize) {
     let server = RedisServer::start(QUICK_REDIS, &[]);
     server.feed("SET a 1\nRPUSH l a b c\nSELECT 3\nSET b 2\nSAVE\n");
@@ -178,8 +178,8 @@ fn expiring(at: i64, key: Vec<u8>) -> Vec<u8> {
     [&[0xfc][..], &at.to_le_bytes(), &key].concat()
 }
 
-/// By hand, for no server writes such files any more: collections of every old encoding with nothing in them, and keys whose time is over. What is said of
-/// the snapshot, what the check finds and what a server then has agree to the key.
+/// By hand, for no server writes such files any more: collections of every old encoding with nothing in them, and keys
+/// whose time is over. What is said of the snapshot, what the check finds and what a server then has agree to the key.
 #[test]
 fn what_a_server_drops_while_it_loads_is_counted_before() {
     const EMPTY_ZIPLIST: &[u8] = &[11, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0xff];

@@ -1,5 +1,5 @@
-//! The server's own persistence beside walkeep's: a snapshot leaves it alone, but for the dump that the server itself writes for every replica
-//! unless it sends from memory; and when it fails, that is said and keeps no snapshot away.
+//! The server's own persistence beside walkeep's: a snapshot leaves it alone, but for the dump that the server itself
+//! writes for every replica unless it sends from memory; and when it fails, that is said and keeps no snapshot away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
@@ -62,8 +62,8 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Of a transfer from memory the server keeps no trace. One from a file is a `BGSAVE` of the server's own by all that shows (`startBgsaveForReplication`,
-/// replication.c): it writes its dump anew, and what that has counts as saved.
+/// Of a transfer from memory the server keeps no trace. One from a file is a `BGSAVE` of the server's own by all that
+/// shows (`startBgsaveForReplication`, replication.c): it writes its dump anew, and what that has counts as saved.
 #[test]
 fn a_snapshot_changes_nothing_but_the_dump_that_the_server_sends_from() {
     for version in VERSIONS {
@@ -141,8 +141,8 @@ fn a_save_of_its_own_that_fails_is_told_with_the_snapshot() {
     }
 }
 
-/// With save points, and as it comes, such a server refuses `PING` along with all that writes (`processCommand`, server.c), but nothing that a replica
-/// needs: it is then that a backup is needed most.
+/// With save points, and as it comes, such a server refuses `PING` along with all that writes (`processCommand`,
+/// server.c), but nothing that a replica needs: it is then that a backup is needed most.
 #[test]
 fn a_server_that_refuses_writes_because_its_saves_fail_is_backed_up_and_followed() {
     for version in VERSIONS {

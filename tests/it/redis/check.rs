@@ -1,4 +1,5 @@
-//! What walkeep says of Redis instances to whoever has never seen it: what `check` proves, and where each wrong step leads.
+//! What walkeep says of Redis instances to whoever has never seen it: what `check` proves, and where each wrong step
+//! leads.
 
 use std::time::Duration;
 
@@ -75,7 +76,8 @@ fn check_of_an_instance_says_whether_what_it_writes_comes() {
     };
     says(
         1,
-        "FAIL stream nothing is archived yet: take a snapshot with walkeep backup redis cache, and start walkeep receive cache",
+        "FAIL stream nothing is archived yet: take a snapshot with walkeep backup redis cache, and start walkeep \
+            receive cache",
     );
 
     site.walkeep(&["backup", "redis"]).expect_ok();

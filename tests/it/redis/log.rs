@@ -46,7 +46,8 @@ fn kinds(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["kind"].as_str().expect("a kind")).collect()
 }
 
-/// A server that starts from what the target of this line leads to, pasted as it is, and the folder that it needs as long as it runs.
+/// A server that starts from what the target of this line leads to, pasted as it is, and the folder that it needs as
+/// long as it runs.
 fn restored(site: &Site, version: &str, event: &Value) -> (RedisServer, Scratch) {
     let scratch = Scratch::new();
     let dir = scratch.directory("redis").display().to_string();
@@ -101,8 +102,8 @@ fn fill(server: &RedisServer) {
     server.feed(&lines);
 }
 
-/// Accidents one right behind the other, with writes between them that must not be lost: a twin that lives through the same says what was
-/// there just before each.
+/// Accidents one right behind the other, with writes between them that must not be lost: a twin that lives through the
+/// same says what was there just before each.
 #[test]
 fn each_accident_is_told_with_the_way_to_just_before_it() {
     for version in VERSIONS {
@@ -198,8 +199,8 @@ fn the_question_narrows_what_is_told() {
     );
 }
 
-/// Deletes each of these keys by a client of its own, as `xargs -n 1 redis-cli del` does. Gives how many there were, as the server says, and
-/// the longest pause between them in milliseconds.
+/// Deletes each of these keys by a client of its own, as `xargs -n 1 redis-cli del` does. Gives how many there were, as
+/// the server says, and the longest pause between them in milliseconds.
 fn one_by_one(server: &RedisServer, prefix: &str, count: usize) -> (u64, i64) {
     let (mut deleted, mut longest, mut last) = (0, 0, jiff::Timestamp::now());
     for n in 0..count {
@@ -212,8 +213,8 @@ fn one_by_one(server: &RedisServer, prefix: &str, count: usize) -> (u64, i64) {
     (deleted, longest)
 }
 
-/// Far fewer a second than a line needs, for several seconds; a flush in between, and keys that are not there. Where the machine paused for
-/// long, nobody can say what belongs together.
+/// Far fewer a second than a line needs, for several seconds; a flush in between, and keys that are not there. Where
+/// the machine paused for long, nobody can say what belongs together.
 fn deletes_one_by_one() -> Option<()> {
     let server = RedisServer::start(QUICK_REDIS, &debug(QUICK_REDIS));
     let site = site_for(&server);

@@ -1,5 +1,5 @@
-//! The Redis and Valkey wing: snapshots, the replication stream, restores, and what keeps them in order. A flow has the name of its
-//! counterpart in `postgres/`.
+//! The Redis and Valkey wing: snapshots, the replication stream, restores, and what keeps them in order. A flow has the
+//! name of its counterpart in `postgres/`.
 
 /// Sentinels with passwords, and which server sends the snapshot.
 mod sentinel;

@@ -84,7 +84,8 @@ pub(crate) fn based(receiver: &Running) {
 pub(crate) fn work(server: &RedisServer, round: u32) {
     server.feed(&format!(
         "SELECT 2\nSET round {round}\nSET gone:{round} x PX 1\nSET later:{round} y EX 1000\nMULTI\nINCR a\nINCR b\nSELECT 5\nRPUSH l {round}\nEXEC\n\
-         EVAL \"redis.call('SET','s',ARGV[1]) redis.call('INCR','t')\" 0 {round}\nSELECT 0\nSADD members {round} one two\nSPOP members\n"
+         EVAL \"redis.call('SET','s',ARGV[1]) redis.call('INCR','t')\" 0 {round}\nSELECT 0\nSADD members {round} one \
+             two\nSPOP members\n"
     ));
 }
 

@@ -1,4 +1,5 @@
-//! Commands that are not like others: a transaction longer than any stretch, and values that look like the stream they come in.
+//! Commands that are not like others: a transaction longer than any stretch, and values that look like the stream they
+//! come in.
 
 use std::time::Duration;
 
@@ -91,7 +92,8 @@ fn acknowledged_up_to(relay: &Relay, receiver: &Running, offset: u64) {
     assert!(there.is_some(), "{} of {offset}\n{}", relay.acknowledged(), receiver.output());
 }
 
-/// Killed when more of it is acknowledged than a stretch holds, the receiver has nothing that could be restored of it, and gets the rest.
+/// Killed when more of it is acknowledged than a stretch holds, the receiver has nothing that could be restored of it,
+/// and gets the rest.
 #[test]
 fn a_receiver_that_is_killed_within_a_long_transaction_gets_the_rest_of_it() {
     let server = server();
@@ -118,8 +120,8 @@ fn a_receiver_that_is_killed_within_a_long_transaction_gets_the_rest_of_it() {
     site.walkeep(&["verify", "cache"]).expect_ok();
 }
 
-/// What stands in an append-only file and in the stream between commands: a note of the time as Redis writes it there (`aof-timestamp-enabled`), a sign of
-/// life, a question for the offset, another database, a transaction.
+/// What stands in an append-only file and in the stream between commands: a note of the time as Redis writes it there
+/// (`aof-timestamp-enabled`), a sign of life, a question for the offset, another database, a transaction.
 const LOOKALIKE: &str = "\r\n#TS:1795312800\r\n*1\r\n$4\r\nPING\r\n*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n\
                          *2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*1\r\n$5\r\nMULTI\r\n*1\r\n$8\r\nFLUSHALL\r\n";
 

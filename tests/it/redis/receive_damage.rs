@@ -1,5 +1,5 @@
-//! Bytes of the stream that change on their way: the receiver ends, has acknowledged nothing beyond the last command that was whole, and goes on
-//! from there.
+//! Bytes of the stream that change on their way: the receiver ends, has acknowledged nothing beyond the last command
+//! that was whole, and goes on from there.
 
 use walkeep::redis::archive::RedisTarget;
 
@@ -8,7 +8,8 @@ use crate::support::process::until;
 use crate::support::redis::{QUICK_REDIS, RedisServer, block_on, debug, instance, site};
 use crate::support::relay::Relay;
 
-/// Several databases and a transaction, and nothing that goes by itself later. The server asks how far the receiver is, which answers at once.
+/// Several databases and a transaction, and nothing that goes by itself later. The server asks how far the receiver is,
+/// which answers at once.
 fn write(server: &RedisServer, round: u32) {
     server.feed(&format!(
         "SELECT 2\nSET round {round}\nMULTI\nINCR a\nINCR b\nEXEC\nSELECT 0\nRPUSH list {round}\nWAIT 1 10000\n"
@@ -62,9 +63,9 @@ fn a_stream_that_is_damaged_is_not_acknowledged_and_goes_on_when_it_is_whole() {
     }
 }
 
-/// A line that announces no arguments is a command as people type them, and no server sends those to its replicas: a replica that gets one takes the stream
-/// for damaged (`processInlineBuffer`, networking.c). A command whose first byte has changed comes as such lines, and so does what is left of one
-/// that has one argument more than it says.
+/// A line that announces no arguments is a command as people type them, and no server sends those to its replicas: a
+/// replica that gets one takes the stream for damaged (`processInlineBuffer`, networking.c). A command whose first byte
+/// has changed comes as such lines, and so does what is left of one that has one argument more than it says.
 #[test]
 fn lines_that_no_server_sends_its_replicas_are_damage() {
     for byte in [b'*', b'3'] {

@@ -1,5 +1,5 @@
-//! A connection that hands everything on in pieces of a few bytes, with pauses between them: no moment shows half of what a server did as one,
-//! and a snapshot ends where its mark ends, however that is cut.
+//! A connection that hands everything on in pieces of a few bytes, with pauses between them: no moment shows half of
+//! what a server did as one, and a snapshot ends where its mark ends, however that is cut.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -101,7 +101,8 @@ fn both(server: &RedisServer) -> [u64; 2] {
     [transaction[0], script[0]]
 }
 
-/// A stock server on what is restored. Half a transaction must not even be in the files, where it would be ignored with a word in the log.
+/// A stock server on what is restored. Half a transaction must not even be in the files, where it would be ignored with
+/// a word in the log.
 fn at(site: &Site, time: Timestamp) -> [u64; 2] {
     let scratch = Scratch::new();
     let (dir, server) = (scratch.directory("redis"), program(QUICK_REDIS, "redis-server"));

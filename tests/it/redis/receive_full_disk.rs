@@ -1,4 +1,5 @@
-//! `walkeep receive` of a Redis instance on disks that are full or fail: what was acknowledged is there, and it goes on as soon as there is room.
+//! `walkeep receive` of a Redis instance on disks that are full or fail: what was acknowledged is there, and it goes on
+//! as soon as there is room.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
@@ -73,7 +74,8 @@ fn a_full_spool_loses_nothing_acknowledged_and_goes_on_when_there_is_room() {
     acknowledged(&server, &mut receiver);
     assert!(receiver.output().contains("No space left on device"), "{}", receiver.output());
     assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest(), "larger than the disk");
-    // Full of something else, while the stream goes on. Whatever is still on its way to the repository would make room again.
+    // Full of something else, while the stream goes on. Whatever is still on its way to the repository would make room
+    // again.
     assert!(until(PATIENCE, || (spooled_bytes(&site) < 64 << 10).then_some(())).is_some(), "{}", receiver.output());
     disk.fill();
     noise(&server, 2000, 2);
@@ -102,8 +104,8 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     let disk = Disk::mount(&site.repository(), 6);
     let site = configured(site, &format!("url = \"{}\"\n", server.url()));
     disk.fill();
-    // No snapshot can be stored, by hand or to begin with. The stream is spooled all the same, but nobody can restore it without one: so the
-    // server is not told that it is safe.
+    // No snapshot can be stored, by hand or to begin with. The stream is spooled all the same, but nobody can restore
+    // it without one: so the server is not told that it is safe.
     let refused = site.walkeep(&["backup", "redis"]).expect_code(5);
     assert!(refused.stderr.contains("is full") && refused.stderr.contains("free some space"), "{}", refused.stderr);
     let mut receiver = receiving(&site);
@@ -143,7 +145,8 @@ fn a_full_repository_leaves_the_stream_in_the_spool_and_gets_it_when_there_is_ro
     no_gap(&site);
 }
 
-/// As [`receiving`], on a disk that takes what is written to this file and fails when it is to make that durable; and who it is.
+/// As [`receiving`], on a disk that takes what is written to this file and fails when it is to make that durable; and
+/// who it is.
 fn receiving_in_vain(site: &Site, file: &str) -> (Running, Pid) {
     let pid = site.path().join("pid");
     let mut strace = process::command("strace", Orphan::Kill);

@@ -1,4 +1,5 @@
-//! Two receivers cut one stream at places of their own: stretches that overlap, or lie within another, change nothing of what is restored.
+//! Two receivers cut one stream at places of their own: stretches that overlap, or lie within another, change nothing
+//! of what is restored.
 
 use jiff::Timestamp;
 use walkeep::redis::archive::stream::StretchToStore;
@@ -112,7 +113,8 @@ fn what_two_receivers_store_is_one_stream() {
         command.args(["LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME_DISABLE_SHM=1", "FAKETIME=+40d"]);
         command.arg(env!("CARGO_BIN_EXE_walkeep")).args(["cleanup", "1"]).env("WALKEEP_CONFIG", site.config());
         process::run(command).expect_ok();
-        // In the first, the next one after the short one begins behind the snapshot, which is reason enough not to look.
+        // In the first, the next one after the short one begins behind the snapshot, which is reason enough not to
+        // look.
         assert_eq!(cut.len() - stored(&site).len(), usize::from(nth > 0), "{nth}");
         assert_eq!(told(&site, RedisTarget::Newest), before[before.len() - 1], "{nth}");
     }

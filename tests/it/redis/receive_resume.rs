@@ -1,4 +1,5 @@
-//! `walkeep receive` of a Redis instance begins again: after damage, a clock that was set back, and beside another receiver.
+//! `walkeep receive` of a Redis instance begins again: after damage, a clock that was set back, and beside another
+//! receiver.
 
 use std::path::PathBuf;
 use std::time::Duration;

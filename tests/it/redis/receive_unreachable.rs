@@ -1,5 +1,6 @@
-//! What is not where it was: a repository that is away keeps nothing from the other one, a master that the Sentinels left is left, a replica that
-//! comes back is waited for and so is a server that loads its data, and a replica that was promoted without all that we have is another history.
+//! What is not where it was: a repository that is away keeps nothing from the other one, a master that the Sentinels
+//! left is left, a replica that comes back is waited for and so is a server that loads its data, and a replica that was
+//! promoted without all that we have is another history.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -202,8 +203,8 @@ fn a_server_that_loads_its_data_is_waited_for() {
     assert_eq!(restored(&site, RedisTarget::Newest).digest(), server.digest());
 }
 
-/// What only the old master wrote, and we received, is a history that ends there: every moment of it can be restored, and the new master's begins
-/// with a snapshot of its own.
+/// What only the old master wrote, and we received, is a history that ends there: every moment of it can be restored,
+/// and the new master's begins with a snapshot of its own.
 #[test]
 fn a_replica_that_is_promoted_behind_us_is_a_gap_and_begins_anew() {
     // No sign of life comes in between, so that what is received is what was written.
@@ -218,7 +219,8 @@ fn a_replica_that_is_promoted_behind_us_is_a_gap_and_begins_anew() {
     let link = link.strip_prefix("id=").and_then(|link| link.split(' ').next()).expect("the replica's link");
     let sentinel = Sentinels::alone(&master);
     let site = site(&sentinel.section());
-    // A stream that begins anew soon after its first snapshot waits for half a minute; one that another run began does not.
+    // A stream that begins anew soon after its first snapshot waits for half a minute; one that another run began does
+    // not.
     let mut receiver = receiving(&site);
     based(&receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());

@@ -1,4 +1,5 @@
-//! Restores of Redis, seen by real servers: what is written loads, in every version, with the data of the moment that was asked for.
+//! Restores of Redis, seen by real servers: what is written loads, in every version, with the data of the moment that
+//! was asked for.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -331,8 +332,9 @@ fn change(random: &mut SmallRng, name: &str, nth: usize) -> String {
     }
 }
 
-/// A workload of every type, expiry, scripts, transactions and several databases, restored to random moments: the server's digest at each
-/// moment, written down by itself, is the digest of a stock server that starts from what was written.
+/// A workload of every type, expiry, scripts, transactions and several databases, restored to random moments: the
+/// server's digest at each moment, written down by itself, is the digest of a stock server that starts from what was
+/// written.
 #[test]
 fn every_moment_comes_back_as_the_server_knew_it() {
     for (seed, name) in (0..).zip(VERSIONS) {
@@ -376,7 +378,8 @@ fn every_moment_comes_back_as_the_server_knew_it() {
     }
 }
 
-/// The same from the command line, by time: what the receiver has kept leads to the state that the server had at each moment.
+/// The same from the command line, by time: what the receiver has kept leads to the state that the server had at each
+/// moment.
 #[test]
 fn every_moment_by_its_time() {
     for (seed, name) in (100..).zip(VERSIONS) {
@@ -524,8 +527,8 @@ fn from_the_command_line() {
     }
 }
 
-/// A plan proves that all it names is there: without a part of the newest snapshot the way begins at the one before, and without any part, or
-/// with a hole in the stream, the plan says what is missing and how near one can come.
+/// A plan proves that all it names is there: without a part of the newest snapshot the way begins at the one before,
+/// and without any part, or with a hole in the stream, the plan says what is missing and how near one can come.
 #[test]
 fn a_plan_names_what_is_missing() {
     let server = RedisServer::start("7.0", &debug("7.0"));

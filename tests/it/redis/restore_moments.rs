@@ -1,10 +1,11 @@
-//! A Redis that is busy without a pause, restored to random moments: what a stock server has that starts from what was written is what the
-//! clients' own record says, replayed into an empty server of the same version.
+//! A Redis that is busy without a pause, restored to random moments: what a stock server has that starts from what was
+//! written is what the clients' own record says, replayed into an empty server of the same version.
 //!
-//! Nobody knows at what time exactly a server did something; but its client knows when it had not asked yet, and when the change had reached the
-//! receiver: another client asks the server with `WAIT` whether all that was done before is acknowledged, and the receiver reads its clock before
-//! it acknowledges. So for a time T everything is in the restored state whose acknowledgement was seen 10 ms before T, which walkeep takes at
-//! most to note what has come, and nothing that was asked for after T. All clocks are the one of this machine.
+//! Nobody knows at what time exactly a server did something; but its client knows when it had not asked yet, and when
+//! the change had reached the receiver: another client asks the server with `WAIT` whether all that was done before is
+//! acknowledged, and the receiver reads its clock before it acknowledges. So for a time T everything is in the restored
+//! state whose acknowledgement was seen 10 ms before T, which walkeep takes at most to note what has come, and nothing
+//! that was asked for after T. All clocks are the one of this machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,7 +25,8 @@ use crate::support::scratch::give;
 use crate::support::{Running, Scratch, Site};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What `restore all` and docs/operations.md say: the receiver takes so long at the most to note the time of what it has read.
+/// What `restore all` and docs/operations.md say: the receiver takes so long at the most to note the time of what it
+/// has read.
 const NOTED: i64 = 10_000;
 const MOMENTS: usize = 20;
 /// The first databases of the two clients.
@@ -89,10 +91,12 @@ fn receiving(site: &Site, name: &str, says: &str) -> Running {
     receiver
 }
 
-/// What was done so long before a moment is there. Less if the machine has time, but that is not to be tested on one that is busy.
+/// What was done so long before a moment is there. Less if the machine has time, but that is not to be tested on one
+/// that is busy.
 const SECOND: i64 = 1_000_000;
 
-/// Two clients at work all the time. Meanwhile the receiver begins, another snapshot is taken, and the receiver ends and begins again.
+/// Two clients at work all the time. Meanwhile the receiver begins, another snapshot is taken, and the receiver ends
+/// and begins again.
 fn busy(server: &RedisServer, site: &Site) -> (Busy, Running) {
     let (stop, done) = (AtomicBool::new(false), [AtomicU64::new(0), AtomicU64::new(0)]);
     std::thread::scope(|scope| {
@@ -109,7 +113,8 @@ fn busy(server: &RedisServer, site: &Site) -> (Busy, Running) {
         std::thread::sleep(Duration::from_millis(700));
         site.walkeep(&["backup", "redis"]).expect_ok();
         std::thread::sleep(Duration::from_millis(300));
-        // What came meanwhile would live that much longer from Redis 6, which says no times, as it would on any replica.
+        // What came meanwhile would live that much longer from Redis 6, which says no times, as it would on any
+        // replica.
         let left = now();
         if server.version != "6.2" {
             assert!(receiver.terminate().success(), "{}", receiver.output());
@@ -125,7 +130,8 @@ fn busy(server: &RedisServer, site: &Site) -> (Busy, Running) {
     })
 }
 
-/// A server on these files that lets nothing expire while it is looked at: it takes itself for a replica, of a master that is not there.
+/// A server on these files that lets nothing expire while it is looked at: it takes itself for a replica, of a master
+/// that is not there.
 fn at_rest(version: &str, options: &[String]) -> RedisServer {
     let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
     all.extend(debug(version));
@@ -150,8 +156,8 @@ fn recorded(version: &str, records: &[Record], lens: [usize; 2]) -> (RedisServer
     (at_rest(version, &options), scratch)
 }
 
-/// What the digest leaves out: when keys expire, who has read what of streams. How much of a stream a group has read in all (`entries-read`) is
-/// an estimate that a replica does not get.
+/// What the digest leaves out: when keys expire, who has read what of streams. How much of a stream a group has read in
+/// all (`entries-read`) is an estimate that a replica does not get.
 const LEFT_OUT: &str = "local out = {} \
     for _, key in ipairs(redis.call('KEYS', '*')) do \
       local left = redis.call('PTTL', key) \
@@ -164,7 +170,8 @@ const LEFT_OUT: &str = "local out = {} \
           local said = {'group', key} \
           for n = 1, #group, 2 do \
             local name = group[n] \
-            if name == 'name' or name == 'pending' or name == 'last-delivered-id' then table.insert(said, group[n + 1]) end \
+            if name == 'name' or name == 'pending' or name == 'last-delivered-id' then table.insert(said, group[n + \
+            1]) end \
           end \
           table.insert(out, table.concat(said, ' ')) \
           for _, p in ipairs(redis.call('XPENDING', key, group[2], '-', '+', 100000)) do \
@@ -251,8 +258,8 @@ impl Restores<'_> {
             .collect();
         restored.ask(&["-n", ASIDE, "DEL", "aside"]);
         assert!(until(PATIENCE, || (now() > micros + self.tolerance * 1000).then_some(())).is_some());
-        // What may have expired by then is left out of the comparison; the server says that it is not there, whether its end came with the
-        // stream or not.
+        // What may have expired by then is left out of the comparison; the server says that it is not there, whether
+        // its end came with the stream or not.
         let expired = |nth: usize| lens[nth].iter().map(move |len| records[nth].expired(*len, micros / 1000));
         let surely = |nth: usize| expired(nth).reduce(|all, these| &all & &these).expect("a length");
         let seen: Vec<String> = (0..2).flat_map(surely).filter(|key| !key.starts_with("fields:")).collect();
@@ -262,7 +269,8 @@ impl Restores<'_> {
         all_dbs(&restored, "DEL", &expired);
         let (digest, others) = (restored.digest(), self.left_out(&restored));
         let mut why = Vec::new();
-        // A unit that wrote no number may be there or not, and not each of them changes what is seen: one number of units must fit in all.
+        // A unit that wrote no number may be there or not, and not each of them changes what is seen: one number of
+        // units must fit in all.
         for lens in lens[0].iter().flat_map(|one| lens[1].iter().map(|other| [*one, *other])) {
             let found = self.in_time(lens, micros).and_then(|()| {
                 let (reference, _files) = recorded(version, records, lens);

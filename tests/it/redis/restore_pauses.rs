@@ -1,5 +1,5 @@
-//! Times at which nobody can say what was there: while a receiver is away or held up, and until it has caught up. They are refused, and those
-//! around them are what the client's own record says.
+//! Times at which nobody can say what was there: while a receiver is away or held up, and until it has caught up. They
+//! are refused, and those around them are what the client's own record says.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -59,8 +59,8 @@ fn around(refused: &Value) -> (Timestamp, Timestamp) {
     (told("nearest_before"), told("nearest_after"))
 }
 
-/// Nothing that came later, and nothing missing that was done a second before: what a receiver that is not held up has by then. One that a busy
-/// machine holds up for a second says so.
+/// Nothing that came later, and nothing missing that was done a second before: what a receiver that is not held up has
+/// by then. One that a busy machine holds up for a second says so.
 fn is_right(site: &Site, time: Timestamp, written: &[Written]) {
     let (code, planned) = plan(site, time);
     if code == 3 {
@@ -77,7 +77,8 @@ fn is_right(site: &Site, time: Timestamp, written: &[Written]) {
 /// Long enough for the client to write a lot.
 const WHILE: Duration = Duration::from_secs(2);
 
-/// `away` makes the receiver be away, or held up, for a while, gives the times between which it surely was, and the receiver that goes on.
+/// `away` makes the receiver be away, or held up, for a while, gives the times between which it surely was, and the
+/// receiver that goes on.
 fn check(away: impl FnOnce(&Site, Running) -> (Timestamp, Timestamp, Running)) {
     let server = RedisServer::start(QUICK_REDIS, &[debug(QUICK_REDIS), vec!["--repl-backlog-size", "64mb"]].concat());
     let site = site_for(&server);

@@ -113,7 +113,8 @@ impl Story {
         self.snapshots.push(RetentionSnapshot { label, at: hour(self.now), place, whole, own });
     }
 
-    /// Which state of which history a restore to this hour gives: byte after byte from the newest snapshot that leads there.
+    /// Which state of which history a restore to this hour gives: byte after byte from the newest snapshot that leads
+    /// there.
     fn reach(&self, at: u32) -> Option<(ReplicationId, u64)> {
         self.snapshots.iter().rev().filter(|base| base.whole && base.at <= hour(at)).find_map(|base| {
             let (mut history, mut offset) = base.place?;
@@ -218,7 +219,8 @@ impl Rig {
         command
     }
 
-    /// Follows the server, writes, and takes a snapshot, all of it so many days ago; then the moment and the server's digest.
+    /// Follows the server, writes, and takes a snapshot, all of it so many days ago; then the moment and the server's
+    /// digest.
     fn day(&self, ago: i32) -> (Timestamp, String) {
         let before = self.all();
         let log = self.site.path().join(format!("receive{ago}.log"));

@@ -63,7 +63,8 @@ fn taken_from(site: &Site) -> u16 {
     server.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }
 
-/// What a replica is behind is missing in its snapshot, and one whose own saves fail would fail with ours; the master then bears it, and only then.
+/// What a replica is behind is missing in its snapshot, and one whose own saves fail would fail with ours; the master
+/// then bears it, and only then.
 #[test]
 fn a_replica_that_lags_or_cannot_save_is_passed_over_for_its_master() {
     let master = RedisServer::start(QUICK_REDIS, &[]);

@@ -15,7 +15,8 @@ fn receiving(site: &Site) -> Running {
     site.spawn("receive", &["receive", "cache", "-v"])
 }
 
-/// Waits until what the server has written is safe, and ends the receiver: what it received is a stretch of its own then.
+/// Waits until what the server has written is safe, and ends the receiver: what it received is a stretch of its own
+/// then.
 fn received(server: &RedisServer, site: &Site, mut receiver: Running) {
     let safe = || {
         let health = site.walkeep(&["health", "cache", "--json"]);

@@ -1,6 +1,7 @@
-//! A client that works on a Redis without a pause and keeps a record of its own: of each thing it did, when it asked and when it had the answer by
-//! its own clock, and what that made of the data, said in commands that leave nothing to chance or to the time at which they run. Replayed into an
-//! empty server, a beginning of the record is the state that the server had after it.
+//! A client that works on a Redis without a pause and keeps a record of its own: of each thing it did, when it asked
+//! and when it had the answer by its own clock, and what that made of the data, said in commands that leave nothing to
+//! chance or to the time at which they run. Replayed into an empty server, a beginning of the record is the state that
+//! the server had after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +13,8 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 
-/// Each client has so many databases: from `base` on. Things that are brief are in the first two, the others may be flushed and swapped.
+/// Each client has so many databases: from `base` on. Things that are brief are in the first two, the others may be
+/// flushed and swapped.
 const DATABASES: u32 = 4;
 /// Far ahead, in milliseconds.
 const FAR: i64 = 4_102_444_800_000;
@@ -122,7 +124,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// How many units may have happened, if this was the number: all up to the one that wrote it, and those before the next that writes one.
+    /// How many units may have happened, if this was the number: all up to the one that wrote it, and those before the
+    /// next that writes one.
     pub(crate) fn lengths(&self, number: u64) -> Vec<usize> {
         let wrote = |unit: &Unit| unit.number == Some(number);
         let after = if number == 0 { Some(0) } else { self.units.iter().position(wrote).map(|at| at + 1) };
@@ -393,7 +396,8 @@ impl Worker {
     fn script(&mut self) {
         let (nth, k) = (self.nth, self.pick(8));
         let body = "local t = redis.call('TIME') local v = t[1]..'.'..t[2] redis.call('SET', KEYS[1], v) \
-            local m = redis.call('SPOP', KEYS[2]) redis.call('SELECT', ARGV[1]) redis.call('SET', 'seq', ARGV[2]) return {v, m or ''}";
+            local m = redis.call('SPOP', KEYS[2]) redis.call('SELECT', ARGV[1]) redis.call('SET', 'seq', ARGV[2]) \
+            return {v, m or ''}";
         let command =
             Self::eval(body, &[format!("s{k}"), format!("set{k}")], &[self.base.to_string(), nth.to_string()]);
         let answer = self.ask(&command);
@@ -410,7 +414,8 @@ impl Worker {
     /// What a script did before it failed stays done.
     fn failing_script(&mut self) {
         let (n, k) = (self.nth, self.pick(8));
-        let body = "redis.call('HSET', KEYS[1], 'script', ARGV[1]) redis.call('LPUSH', KEYS[1], 'x') redis.call('HSET', KEYS[1], 'never', 'x')";
+        let body = "redis.call('HSET', KEYS[1], 'script', ARGV[1]) redis.call('LPUSH', KEYS[1], 'x') \
+            redis.call('HSET', KEYS[1], 'never', 'x')";
         let answer = self.ask(&Self::eval(body, &[format!("h{k}")], &[n.to_string()]));
         assert!(answer.is_error(), "{:?}", answer.reply);
         let effect = self.effect(&format!("HSET h{k} script {n}"));

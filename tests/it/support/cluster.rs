@@ -1,4 +1,5 @@
-//! A real PostgreSQL for one test: fresh data directory, free port, private socket directory, gone at the end whatever happens.
+//! A real PostgreSQL for one test: fresh data directory, free port, private socket directory, gone at the end whatever
+//! happens.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -67,14 +68,16 @@ impl Options {
         self
     }
 
-    /// TLS with a certificate for `localhost` and 127.0.0.1 that signs itself: [`Cluster::root_certificate`]. Not on 13, which was built without.
+    /// TLS with a certificate for `localhost` and 127.0.0.1 that signs itself: [`Cluster::root_certificate`]. Not on
+    /// 13, which was built without.
     pub(crate) fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 }
 
-/// The server is tied to the thread that started it last: when that thread ends, so does the server. Dropping it shuts it down.
+/// The server is tied to the thread that started it last: when that thread ends, so does the server. Dropping it shuts
+/// it down.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) major: u32,
@@ -101,7 +104,8 @@ impl Cluster {
         cluster
     }
 
-    /// Takes over a data directory that something else made, such as a restore, without starting a server on it. The directory stays.
+    /// Takes over a data directory that something else made, such as a restore, without starting a server on it. The
+    /// directory stays.
     pub(crate) fn adopt(major: u32, data: &Path) -> Self {
         Self::over(major, data.into(), Options::default(), Scratch::new())
     }
@@ -128,7 +132,8 @@ impl Cluster {
     fn configure(&self) {
         let method = self.options.password.as_ref().map_or("trust", |(_, method)| method);
         let hba = format!(
-            "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 {method}\nhost replication all 127.0.0.1/32 {method}\n"
+            "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 {method}\nhost replication \
+                all 127.0.0.1/32 {method}\n"
         );
         fs::write(self.data.join("pg_hba.conf"), hba).expect("pg_hba.conf");
         if self.options.tls {
@@ -179,7 +184,8 @@ impl Cluster {
         assert!(self.server.is_none(), "it runs already");
         let log = self.scratch.join("server.log");
         fs::write(&log, "").expect("a log file");
-        // Somebody else may take the free port first, and the children of a killed server hold its shared memory for a moment.
+        // Somebody else may take the free port first, and the children of a killed server hold its shared memory for a
+        // moment.
         for _ in 0..50 {
             if self.port == 0 {
                 self.port = free_port();
@@ -201,8 +207,8 @@ impl Cluster {
         Err("it never came up".into())
     }
 
-    /// `postgres` itself, in front of it what sets its clock. That must not touch the program that changes the user: what libfaketime makes
-    /// then belongs to root.
+    /// `postgres` itself, in front of it what sets its clock. That must not touch the program that changes the user:
+    /// what libfaketime makes then belongs to root.
     fn program_with_clock(&self) -> Command {
         let postgres = self.bin.join("postgres");
         let Some(file) = &self.options.clock else { return process::command(postgres, Orphan::Quit) };
@@ -219,7 +225,8 @@ impl Cluster {
         let mut command = self.program_with_clock();
         command.arg("-D").arg(&self.data).arg("-p").arg(self.port.to_string());
         command.arg("-k").arg(self.scratch.path()).args(["-c", "listen_addresses=127.0.0.1"]);
-        // What PyPI has was built for another folder: a standby's libpqwalreceiver would find the system's older libpq and fail.
+        // What PyPI has was built for another folder: a standby's libpqwalreceiver would find the system's older libpq
+        // and fail.
         if let Some(lib) = self.bin.parent().map(|top| top.join("lib")).filter(|lib| lib.join("libpq.so.5").exists()) {
             command.env("LD_LIBRARY_PATH", lib);
         }
@@ -286,7 +293,8 @@ impl Cluster {
         assert!(asked.is_some(), "still not true: {query}\n{}", process::tail(&self.log(), 40));
     }
 
-    /// One or more statements through psql over the Unix socket: rows in lines, columns with `|` between. Panics on an error.
+    /// One or more statements through psql over the Unix socket: rows in lines, columns with `|` between. Panics on an
+    /// error.
     pub(crate) fn sql(&self, statements: &str) -> String {
         self.try_sql(statements).unwrap_or_else(|error| panic!("{statements}\n{error}"))
     }

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use super::process;
 
-/// A file system in memory, mounted until it is dropped. Mounting is for root, so others go through sudo, as `tests/setup.sh` does.
+/// A file system in memory, mounted until it is dropped. Mounting is for root, so others go through sudo, as
+/// `tests/setup.sh` does.
 #[derive(Debug)]
 pub(crate) struct Disk {
     path: PathBuf,

@@ -1,4 +1,5 @@
-//! Running programs as the user that the servers run as. PostgreSQL refuses to be root, so root's tests run everything as `postgres`.
+//! Running programs as the user that the servers run as. PostgreSQL refuses to be root, so root's tests run everything
+//! as `postgres`.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -32,7 +33,8 @@ pub(crate) fn server_user() -> Option<&'static ServerUser> {
     .as_ref()
 }
 
-/// What happens to a program when the thread that started it ends without having stopped it, as when the test run is killed.
+/// What happens to a program when the thread that started it ends without having stopped it, as when the test run is
+/// killed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Orphan {
     Kill,

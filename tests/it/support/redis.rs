@@ -1,5 +1,5 @@
-//! Redis and Valkey servers and Sentinels of every version that is here, each on a free port of 127.0.0.1 in a directory of its own, gone when
-//! dropped.
+//! Redis and Valkey servers and Sentinels of every version that is here, each on a free port of 127.0.0.1 in a
+//! directory of its own, gone when dropped.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! What stands between a server and whoever speaks to it: hands everything on, until it is told to hold it back or to damage it.
+//! What stands between a server and whoever speaks to it: hands everything on, until it is told to hold it back or to
+//! damage it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! One installation of walkeep: configuration, state directory and repository in a scratch directory, and the program run against them.
+//! One installation of walkeep: configuration, state directory and repository in a scratch directory, and the program
+//! run against them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +25,8 @@ impl Site {
         site
     }
 
-    /// `walkeep init` for cluster `main` with more options; the configuration, repository and state go to this site's own places.
+    /// `walkeep init` for cluster `main` with more options; the configuration, repository and state go to this site's
+    /// own places.
     pub(crate) fn init(&self, more: &[&str]) -> Finished {
         let mut command = process::walkeep();
         command.args(["init", "--cluster", "main", "--repository", &self.repository_url()]);

@@ -65,7 +65,8 @@ impl S3 {
         process::run(command).expect_ok();
         let line = format!("url = \"{url}\"");
         let more = format!(
-            "{line}\nendpoint = \"{endpoint}\"\nallow-http = true\naccess-key-id = \"test\"\nsecret-access-key = \"testtest\"\nregion = \"us-east-1\""
+            "{line}\nendpoint = \"{endpoint}\"\nallow-http = true\naccess-key-id = \"test\"\nsecret-access-key = \
+                \"testtest\"\nregion = \"us-east-1\""
         );
         let text = fs::read_to_string(site.config()).expect("the configuration");
         assert!(text.contains(&line), "{text}");

@@ -1,5 +1,5 @@
-//! Fresh data directories in a moment: `initdb` runs once per major and set of options, what it made is kept in the cache, and each
-//! cluster is a copy with a system identifier of its own.
+//! Fresh data directories in a moment: `initdb` runs once per major and set of options, what it made is kept in the
+//! cache, and each cluster is a copy with a system identifier of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,8 +55,8 @@ fn template(major: u32, segment_size_mb: u32, checksums: bool) -> PathBuf {
 
 /// Writes another system identifier into pg_control and into the first WAL segment, as if `initdb` had run again.
 fn set_system_identifier(data: &Path, identifier: u64) {
-    // ControlFileData (pg_control.h) starts with system_identifier and ends with the CRC-32C of all before it, at an offset that differs
-    // between majors: it is found by being right.
+    // ControlFileData (pg_control.h) starts with system_identifier and ends with the CRC-32C of all before it, at an
+    // offset that differs between majors: it is found by being right.
     let control = data.join("global/pg_control");
     let mut bytes = fs::read(&control).expect("pg_control");
     let crc = |bytes: &[u8], at: usize| crc32c::crc32c(&bytes[..at]).to_le_bytes();

@@ -31,7 +31,8 @@ pub(crate) struct Ending {
 
 /// Every record from a position up to where the WAL in a folder ends. Positions in PostgreSQL's spelling.
 pub(crate) fn records(cluster: &Cluster, folder: &Path, timeline: u32, from: &str) -> Vec<Record> {
-    // pg_waldump takes the segment size from whichever segment the folder lists first, which may be one made in advance and never written.
+    // pg_waldump takes the segment size from whichever segment the folder lists first, which may be one made in advance
+    // and never written.
     let written = Scratch::new();
     for entry in fs::read_dir(folder).expect("list the WAL").map(|entry| entry.expect("list the WAL")) {
         let mut magic = [0; 2];
@@ -51,7 +52,8 @@ pub(crate) fn records(cluster: &Cluster, folder: &Path, timeline: u32, from: &st
     records
 }
 
-/// `rmgr: Transaction len (rec/tot): 34/ 34, tx: 740, lsn: 0/01B0F0A8, prev 0/01B0F068, desc: COMMIT 2026-11-22 18:22:01.123456 UTC`
+/// `rmgr: Transaction len (rec/tot): 34/ 34, tx: 740, lsn: 0/01B0F0A8, prev 0/01B0F068, desc: COMMIT 2026-11-22
+/// 18:22:01.123456 UTC`
 fn record(line: &str) -> Option<Record> {
     let after = |name: &str| line.split_once(name).map(|(_, rest)| rest.trim_start());
     let word = |name: &str| after(name)?.split([' ', ',']).next();

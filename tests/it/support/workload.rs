@@ -1,5 +1,5 @@
-//! Many sessions that write to one table at once, in every way a transaction can begin and end. Each row carries its transaction's number,
-//! so that a server shows exactly which transactions it has.
+//! Many sessions that write to one table at once, in every way a transaction can begin and end. Each row carries its
+//! transaction's number, so that a server shows exactly which transactions it has.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -136,18 +136,7 @@ pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &Termin
         })
         .collect();
     print_table(["label", "as of", "server", ">keys", ">size", ">stored"], &rows, out)?;
-    for (backup, lacks) in overview.backups.iter().filter_map(|backup| Some((backup, backup.lacks.as_ref()?))) {
-        out.print_line(format!(
-            "{}: {} cannot be restored: {lacks}",
-            out.style(TextTone::Bad, "not whole"),
-            backup.label
-        ))?;
-    }
-    for (backup, warning) in
-        overview.backups.iter().flat_map(|backup| backup.warnings.iter().map(move |warning| (backup, warning)))
-    {
-        out.print_line(format!("{}: {warning}", backup.label))?;
-    }
+    print_snapshot_notes(overview, out)?;
     heading("Gaps", overview.gaps.is_empty() && overview.holes.is_empty(), "none")?;
     let rows: Vec<_> =
         overview.gaps.iter().map(|gap| [time(gap.noticed_at), gap.offset.to_string(), gap.reason.clone()]).collect();
@@ -163,6 +152,23 @@ pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &Termin
         format_bytes(snapshots),
         format_bytes(stream)
     ))
+}
+
+/// What is wrong with single snapshots, a line each.
+fn print_snapshot_notes(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+    for (backup, lacks) in overview.backups.iter().filter_map(|backup| Some((backup, backup.lacks.as_ref()?))) {
+        out.print_line(format!(
+            "{}: {} cannot be restored: {lacks}",
+            out.style(TextTone::Bad, "not whole"),
+            backup.label
+        ))?;
+    }
+    for (backup, warning) in
+        overview.backups.iter().flat_map(|backup| backup.warnings.iter().map(move |warning| (backup, warning)))
+    {
+        out.print_line(format!("{}: {warning}", backup.label))?;
+    }
+    Ok(())
 }
 
 /// Beginning and end to the second, such that both are restorable as they are shown. `None` if the window is too

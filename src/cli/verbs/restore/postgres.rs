@@ -76,7 +76,7 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     let Some(pgdata) = args.pgdata.clone() else {
         let command =
             SelectiveRestoreCommand { part: &args.single, target: &args.target, server: &args.server, json: args.json };
-        return selective::run(&command, &config, cluster, around).await;
+        return Box::pin(selective::run(&command, &config, cluster, around)).await;
     };
     let (action, preserve) = (target_action(args.target.target_action), ArchiveModeAfterRestore::Preserve);
     let options = RestoreOptions {

@@ -1,8 +1,9 @@
 //! From a time, a transaction, a name or a position to the exact record, along one timeline path.
 //!
-//! The index says which segment to look into, and the segment's own digest, fetched once and kept, has the record. Every answer is the one that
-//! a scan of the whole log would give, which is what the tests compare it with. The calls block, on RocksDB and on what [`SegmentSource`] fetches: from
-//! async code the whole lookup goes through `spawn_blocking`.
+//! The index says which segment to look into, and the segment's own digest, fetched once and kept, has the record.
+//! Every answer is the one that a scan of the whole log would give, which is what the tests compare it with. The calls
+//! block, on RocksDB and on what [`SegmentSource`] fetches: from async code the whole lookup goes through
+//! `spawn_blocking`.
 
 mod record_effect;
 
@@ -102,8 +103,8 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         self.view.segment_size().unwrap_or(SegmentSize::DEFAULT)
     }
 
-    /// The first commit or abort from `from` on whose time is later than `time`: before it PostgreSQL stops (`recoveryStopsBefore`). Times are in
-    /// no order, so that is not the one with the smallest time.
+    /// The first commit or abort from `from` on whose time is later than `time`: before it PostgreSQL stops
+    /// (`recoveryStopsBefore`). Times are in no order, so that is not the one with the smallest time.
     ///
     /// # Errors
     /// What index or source say.
@@ -182,7 +183,8 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         Ok(None)
     }
 
-    /// The endings that the path takes from a segment, in log order: first the one whose record began in the segment before.
+    /// The endings that the path takes from a segment, in log order: first the one whose record began in the segment
+    /// before.
     fn endings_in_segment(&self, stretch: &PathSegment) -> Result<Vec<TransactionEnd>, LookupError<S::Error>> {
         let joined = stretch.summary.contrecord_ending();
         let mut endings: Vec<TransactionEnd> = joined.into_iter().copied().collect();
@@ -194,8 +196,8 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         Ok(endings)
     }
 
-    /// Where to begin to look for what happened after `time`: no transaction that ended before this ended later. The beginning of the path if there
-    /// is no such place.
+    /// Where to begin to look for what happened after `time`: no transaction that ended before this ended later. The
+    /// beginning of the path if there is no such place.
     ///
     /// # Errors
     /// What index or source say.
@@ -207,8 +209,8 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         Ok(along.previous_segment(limit, SegmentFilter::Ending)?.map_or(Lsn::INVALID, |stretch| stretch.from))
     }
 
-    /// Events of these kinds ([`crate::postgres::wal::event::WalEventKind::tag`]) whose records start from `from` on and before `to`, in log order, and no more
-    /// than `limit`: what follows comes after the last one's position.
+    /// Events of these kinds ([`crate::postgres::wal::event::WalEventKind::tag`]) whose records start from `from` on
+    /// and before `to`, in log order, and no more than `limit`: what follows comes after the last one's position.
     ///
     /// # Errors
     /// What index or source say.
@@ -354,7 +356,8 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
         let Some(mut hole) = found.holes.into_iter().next() else {
             return Ok(WalChain { hole: None, segments: found.segments, records: found.records, end: limit });
         };
-        // Where the segment that holds `from` is there only for a timeline left before `from`, the hole begins before what was asked for.
+        // Where the segment that holds `from` is there only for a timeline left before `from`, the hole begins before
+        // what was asked for.
         hole.from = hole.from.max(from);
         let end = hole.from;
         // Without a limit the last hole reaches to the end of all positions, and is none.

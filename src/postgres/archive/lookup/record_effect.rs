@@ -24,8 +24,8 @@ const NEARBY_SEGMENTS: u64 = 16;
 const DROP_DATABASE_TAG: u8 = 13;
 
 impl<S: SegmentSource> WalLookup<'_, S> {
-    /// The record by which what stands at `lsn` took effect: where its transaction ended, or the record itself where it belongs to none. `None` if
-    /// no record starts there, or its transaction did not end.
+    /// The record by which what stands at `lsn` took effect: where its transaction ended, or the record itself where it
+    /// belongs to none. `None` if no record starts there, or its transaction did not end.
     ///
     /// # Errors
     /// What index or source say.
@@ -67,8 +67,8 @@ impl<S: SegmentSource> WalLookup<'_, S> {
         Ok(invalidated.unwrap_or(RecordSpan { lsn: event.lsn, end: event.end_lsn }))
     }
 
-    /// The end of the transaction that `part` is a subtransaction of, if it comes soon. Looks into the segments' bytes: nothing else says whose
-    /// a subtransaction is.
+    /// The end of the transaction that `part` is a subtransaction of, if it comes soon. Looks into the segments' bytes:
+    /// nothing else says whose a subtransaction is.
     fn ending_of_subtransaction(
         &self,
         path: &TimelinePath,
@@ -97,8 +97,8 @@ impl<S: SegmentSource> WalLookup<'_, S> {
         Ok(None)
     }
 
-    /// The record before `before` and not far from it that marked a database as invalid, if the server does that. Looks into that segment's bytes,
-    /// and the one before.
+    /// The record before `before` and not far from it that marked a database as invalid, if the server does that. Looks
+    /// into that segment's bytes, and the one before.
     ///
     /// # Errors
     /// What index or source say.

@@ -42,8 +42,8 @@ impl Manifest {
         out
     }
 
-    /// Reads what [`Manifest::to_bytes`] wrote. What it returns is whole in itself: every index leads somewhere, every file is as long as its
-    /// chunks, no path climbs, is absolute or comes twice.
+    /// Reads what [`Manifest::to_bytes`] wrote. What it returns is whole in itself: every index leads somewhere, every
+    /// file is as long as its chunks, no path climbs, is absolute or comes twice.
     ///
     /// Allocates at most about 16 bytes for each byte given.
     ///
@@ -170,7 +170,8 @@ impl<'a> ManifestReader<'a> {
         u32::try_from(value).map_err(|_large| self.malformed("a number beyond 32 bits"))
     }
 
-    /// A count of things that take at least `each` bytes, so that a false one is found before anything is allocated for it.
+    /// A count of things that take at least `each` bytes, so that a false one is found before anything is allocated for
+    /// it.
     fn read_count(&mut self, each: usize) -> Result<usize, ManifestError> {
         let count = self.read_number()?;
         match usize::try_from(count) {

@@ -103,7 +103,8 @@ pub enum EntryContent {
 /// A file, directory or link of a backup.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ManifestEntry {
-    /// Where it is, relative to the data directory; in a tablespace, under `pg_tblspc/<oid>`. Never absolute, never climbing, and never twice in one manifest.
+    /// Where it is, relative to the data directory; in a tablespace, under `pg_tblspc/<oid>`. Never absolute, never
+    /// climbing, and never twice in one manifest.
     pub path: PathBuf,
     /// Permission bits.
     pub mode: u32,

@@ -38,7 +38,8 @@ pub enum PlacementError {
     },
     /// What was written is not what was backed up.
     #[error(
-        "{path} was restored, and its content is not what was backed up: the disk or the memory of this machine is at fault"
+        "{path} was restored, and its content is not what was backed up: the disk or the memory of this machine is at \
+            fault"
     )]
     HashDiffers {
         /// The file.

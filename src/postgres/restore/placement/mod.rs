@@ -1,7 +1,7 @@
 //! Putting a backup's files in their places, in parallel by pack, each verified against its hash.
 //!
-//! The order is the safety. The marker stands from the first file to the last; `global/pg_control` gets its name only when everything else is on
-//! the disk for good, so that what an aborted restore leaves cannot be started (I6).
+//! The order is the safety. The marker stands from the first file to the last; `global/pg_control` gets its name only
+//! when everything else is on the disk for good, so that what an aborted restore leaves cannot be started (I6).
 
 #[cfg(test)]
 mod tests;
@@ -133,8 +133,8 @@ impl Placement {
         Ok(())
     }
 
-    /// Makes a data directory that is there one to restore into: it cannot be started any more, and has nothing that the backup has not. Answers
-    /// with what should be known of it ([`delta`]).
+    /// Makes a data directory that is there one to restore into: it cannot be started any more, and has nothing that
+    /// the backup has not. Answers with what should be known of it ([`delta`]).
     ///
     /// # Errors
     /// [`PlacementError`].
@@ -175,7 +175,8 @@ impl Placement {
         Ok(())
     }
 
-    /// Makes the directories that replay wants to find for tablespaces it makes; without them recovery ends with an error.
+    /// Makes the directories that replay wants to find for tablespaces it makes; without them recovery ends with an
+    /// error.
     ///
     /// # Errors
     /// [`PlacementError`].

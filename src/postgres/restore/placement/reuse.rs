@@ -19,7 +19,8 @@ use crate::postgres::restore::destination_error::io_error;
 const FILES_IN_FLIGHT: usize = 4;
 
 impl Placement {
-    /// Compares the files that are there with the backup's; what is right will not be fetched. Files that are too long are cut.
+    /// Compares the files that are there with the backup's; what is right will not be fetched. Files that are too long
+    /// are cut.
     ///
     /// # Errors
     /// [`PlacementError`].

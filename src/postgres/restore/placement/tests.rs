@@ -87,8 +87,8 @@ fn noise(len: usize, seed: u32) -> Vec<u8> {
 }
 
 impl Stored {
-    /// Small and large files, an empty one, two that share chunks, one in a tablespace; in packs of three chunks, so that large files are in
-    /// several, and the chunks of one are not in the order of the file.
+    /// Small and large files, an empty one, two that share chunks, one in a tablespace; in packs of three chunks, so
+    /// that large files are in several, and the chunks of one are not in the order of the file.
     async fn make() -> Stored {
         let root = tempfile::tempdir().unwrap();
         let chunk = CHUNK_BYTES as usize;
@@ -316,7 +316,8 @@ impl Stored {
         placement.finish().unwrap();
     }
 
-    /// An old directory of the cluster: changed, cut, longer, gone, too much, and things elsewhere that nothing may touch.
+    /// An old directory of the cluster: changed, cut, longer, gone, too much, and things elsewhere that nothing may
+    /// touch.
     async fn old(&self, name: &str) -> PathBuf {
         self.plainly(name).await;
         let (data, outside) = (self.root.path().join(name), self.root.path().join(format!("{name}-outside")));
@@ -430,7 +431,8 @@ async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_
         assert_eq!(space, right_space);
         assert_eq!(tree(&at(&format!("{name}-outside"))), outside, "no link was followed");
         assert_eq!(placement.placed(), stored.manifest.summary.logical_bytes);
-        // Four whole chunks and the rest of one file, one of another, pg_control and auto.conf are there from the start.
+        // Four whole chunks and the rest of one file, one of another, pg_control and auto.conf are there from the
+        // start.
         let least = 5 * u64::from(CHUNK_BYTES) + 17;
         assert!(reused > least && reused < stored.manifest.summary.logical_bytes || killed_after > 5, "{reused}");
         if killed_after == 7 {

@@ -1,7 +1,7 @@
 //! The plan of a restore: which backup, which log, where it ends, and whether all of it is there.
 //!
-//! A pure value, computed from the list of backups, the timeline histories and [`ArchivedLog`] about the log. Nothing is touched: `walkeep plan` prints
-//! it, `walkeep restore` carries it out.
+//! A pure value, computed from the list of backups, the timeline histories and [`ArchivedLog`] about the log. Nothing
+//! is touched: `walkeep plan` prints it, `walkeep restore` carries it out.
 
 #[cfg(test)]
 mod tests;
@@ -27,15 +27,15 @@ use proof::{BackupCandidate, ProvedStop, chosen_timeline, commits_around, newest
 use restore_plan::OTHER_POINT_SUFFIX;
 use unreachable::{UnreachableTarget, blocked_by, nearest_before, no_backup, past_end_of_archive, unreachable_plan};
 
-/// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other by microseconds, and a
-/// segment holds a second's work of a busy server.
+/// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other
+/// by microseconds, and a segment holds a second's work of a busy server.
 const LOOK_BACK_SEGMENTS: u64 = 2;
 
 /// Resolves a request and proves it, or says why it cannot be reached and what can.
 ///
 /// # Errors
-/// For a backup or a timeline that does not exist, and what index or archive say. A target that cannot be reached is no error but a plan
-/// that says so.
+/// For a backup or a timeline that does not exist, and what index or archive say. A target that cannot be reached is no
+/// error but a plan that says so.
 pub fn make_plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
     let candidates = backup_candidates(world, request)?;
     let outcome = prove_first(world, request, &candidates)?;
@@ -117,8 +117,9 @@ fn prove_first<'a>(
     Ok(Err(no_backup(world, request, candidates, too_new)?))
 }
 
-/// The last commit in a backup, if it is later than the time wanted: replay never looks at what was before the backup, and would go on from there
-/// as if nothing were amiss. Where no commit is known before the backup's end, it is the backup's own time that counts.
+/// The last commit in a backup, if it is later than the time wanted: replay never looks at what was before the backup,
+/// and would go on from there as if nothing were amiss. Where no commit is known before the backup's end, it is the
+/// backup's own time that counts.
 fn first_commit_too_late(
     world: PlanInput<'_>,
     candidate: &BackupCandidate<'_>,
@@ -134,15 +135,16 @@ fn first_commit_too_late(
     Ok(late.then_some(RecoveryStop::Before(lsn)))
 }
 
-/// Where the search for a time begins: somewhat before the backup, since sessions that commit together get their times in one order and their places
-/// in another. Not from the very beginning of the log, where a clock that once was ahead would hide everything after it.
+/// Where the search for a time begins: somewhat before the backup, since sessions that commit together get their times
+/// in one order and their places in another. Not from the very beginning of the log, where a clock that once was ahead
+/// would hide everything after it.
 fn search_start(world: PlanInput<'_>, base: &PlanBackup) -> Lsn {
     let size = world.facts.segment_size();
     Lsn::new(base.start.get().saturating_sub(LOOK_BACK_SEGMENTS.saturating_mul(size.get())))
 }
 
-/// Whether PostgreSQL has passed the backup's end by then; otherwise it ends with "requested recovery stop point is before consistent recovery
-/// point".
+/// Whether PostgreSQL has passed the backup's end by then; otherwise it ends with "requested recovery stop point is
+/// before consistent recovery point".
 fn is_consistent(stop: RecoveryStop, until: Lsn, base: &PlanBackup) -> bool {
     match stop {
         RecoveryStop::Before(lsn) | RecoveryStop::Consistent(lsn) => lsn >= base.stop,
@@ -194,12 +196,13 @@ fn reachable_plan(
 fn created_tablespace_note(made: &CreatedTablespace) -> String {
     let CreatedTablespace { lsn, tablespace, location, .. } = made;
     format!(
-        "tablespace {tablespace} was made after the backup, at {lsn}: replay puts its files into {location} itself, mapped or not, so that must be empty or new where this is restored"
+        "tablespace {tablespace} was made after the backup, at {lsn}: replay puts its files into {location} itself, \
+            mapped or not, so that must be empty or new where this is restored"
     )
 }
 
-/// Whether the segment after the last one needed is missing while later ones are there. A server that reads ahead would ask for it, and get the
-/// answer that ends it.
+/// Whether the segment after the last one needed is missing while later ones are there. A server that reads ahead would
+/// ask for it, and get the answer that ends it.
 fn hole_follows(facts: &dyn ArchivedLog, path: &TimelinePath, until: Lsn) -> Result<bool, RestoreError> {
     let size = facts.segment_size();
     let next_end = size.segment_of(until).next().end(size);

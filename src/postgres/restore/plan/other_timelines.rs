@@ -1,7 +1,7 @@
 //! Timelines that a restore does not follow, and what is on them that it will not have.
 //!
-//! PostgreSQL follows the newest timeline unless told otherwise, be it that of a test promotion which archived to the wrong place. What is
-//! missed by that is said, with the option that has it.
+//! PostgreSQL follows the newest timeline unless told otherwise, be it that of a test promotion which archived to the
+//! wrong place. What is missed by that is said, with the option that has it.
 
 use super::proof::{PlanInput, path_to};
 use crate::postgres::format::lsn::Lsn;
@@ -22,7 +22,8 @@ pub(super) fn other_timeline_notes(world: PlanInput<'_>, path: &TimelinePath) ->
         // What is on the timeline's ancestors is said of them.
         if on == other.target() && path.timeline_at(last.lsn) != on {
             notes.push(format!(
-                "timeline {on} has commits that timeline {} does not have, from {} on and up to {}; --target-timeline {on} follows it",
+                "timeline {on} has commits that timeline {} does not have, from {} on and up to {}; --target-timeline \
+                    {on} follows it",
                 path.target(),
                 parting_lsn(path, &other),
                 last.time
@@ -51,7 +52,8 @@ pub(super) fn target_on_other_timeline(
             _ => "it is there",
         };
         return Ok(Some(format!(
-            "on timeline {on}, which parted from this one at {}, {there}, at {lsn}; --target-timeline {} follows that one",
+            "on timeline {on}, which parted from this one at {}, {there}, at {lsn}; --target-timeline {} follows that \
+                one",
             parting_lsn(path, &other),
             other.target()
         )));

@@ -124,7 +124,8 @@ impl RestorePlan {
         self.reachable && self.reason.ends_with(OTHER_POINT_SUFFIX)
     }
 
-    /// When the last commit was, if all that is known against the time that was asked for is that nothing has been committed since.
+    /// When the last commit was, if all that is known against the time that was asked for is that nothing has been
+    /// committed since.
     #[must_use]
     pub fn idle_since(&self) -> Option<PgTime> {
         let past_end = !self.reachable && self.target_lsn.is_none() && self.first_commit_after.is_none();
@@ -164,5 +165,6 @@ impl RestorePlan {
 /// How the reason of a plan ends that goes to another point than was asked for.
 pub(super) const OTHER_POINT_SUFFIX: &str = "; going to the newest point before it";
 
-/// Segments of log that lie in the data directory at a time during replay: the one that is read, and those of the new timeline.
+/// Segments of log that lie in the data directory at a time during replay: the one that is read, and those of the new
+/// timeline.
 const SEGMENTS_DURING_REPLAY: u64 = 4;

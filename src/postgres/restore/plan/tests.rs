@@ -28,8 +28,8 @@ enum What {
     Other,
 }
 
-/// A log that is small enough to look through, record by record: what [`ArchivedLog`] answers, done the slow and obvious way. Timelines don't
-/// matter to it but for where the log of each is.
+/// A log that is small enough to look through, record by record: what [`ArchivedLog`] answers, done the slow and
+/// obvious way. Timelines don't matter to it but for where the log of each is.
 #[derive(Clone, Debug, Default)]
 struct Log {
     records: Vec<(Lsn, What)>,
@@ -481,7 +481,8 @@ fn the_document_shows_commits_and_positions_as_the_manual_does() {
     assert_eq!(plan["nearest_before"], serde_json::Value::Null);
 }
 
-/// What PostgreSQL does with a time, record by record from the redo position: consistency first, then `recoveryStopsBefore`.
+/// What PostgreSQL does with a time, record by record from the redo position: consistency first, then
+/// `recoveryStopsBefore`.
 fn replay(log: &Log, base: &PlanBackup, time: i64, exclusive: bool) -> Option<Lsn> {
     for ending in log.endings(base.start) {
         let micros = ending.time.pg_micros();

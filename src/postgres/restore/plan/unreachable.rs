@@ -51,7 +51,8 @@ pub(super) fn past_end_of_archive<'a>(
     };
     let mut reason = match request.target() {
         RecoveryTarget::Time(time) => format!(
-            "nothing archived on timeline {timeline} ended after {time}, so PostgreSQL could not tell that it has got there; {newest}"
+            "nothing archived on timeline {timeline} ended after {time}, so PostgreSQL could not tell that it has got \
+                there; {newest}"
         ),
         target => format!("{target} is after the end of what is archived on timeline {timeline}; {newest}"),
     };
@@ -61,8 +62,8 @@ pub(super) fn past_end_of_archive<'a>(
     Ok(UnreachableTarget { reason, aimed: None, near: Some(candidate), beyond: None })
 }
 
-/// No backup can be replayed to the target: there is none, none before it, or the log doesn't have it. `too_new` is where the target is seen from
-/// the oldest backup, whose end comes later.
+/// No backup can be replayed to the target: there is none, none before it, or the log doesn't have it. `too_new` is
+/// where the target is seen from the oldest backup, whose end comes later.
 pub(super) fn no_backup<'a>(
     world: PlanInput<'_>,
     request: &RestoreRequest,
@@ -140,7 +141,8 @@ fn target_not_found(
              and one still running have no end there"
         ),
         RecoveryTarget::BeforeEvent(lsn) => format!(
-            "no record starts at {lsn} in the archived log, or its transaction has not ended; walkeep log prints where events are"
+            "no record starts at {lsn} in the archived log, or its transaction has not ended; walkeep log prints \
+                where events are"
         ),
         RecoveryTarget::Name(_) => format!("{target} is not in the archived log up to timeline {timeline}"),
         _ => "no backup has the log it needs to become consistent".to_owned(),

@@ -1,8 +1,8 @@
 //! Names out of a backup's files, before anything is restored: which databases and roles a cluster had.
 //!
-//! `pg_database` and `pg_authid` begin with the object's number and its name (`pg_database.h`, `pg_authid.h`). Every version of a row that is on
-//! the pages is read, living or dead: a name that was given up is as good a hint as one that was not. What is found here is never trusted
-//! alone, the restored server has the last word.
+//! `pg_database` and `pg_authid` begin with the object's number and its name (`pg_database.h`, `pg_authid.h`). Every
+//! version of a row that is on the pages is read, living or dead: a name that was given up is as good a hint as one
+//! that was not. What is found here is never trusted alone, the restored server has the last word.
 
 /// The number of `pg_database`'s own row in `pg_class`.
 pub(super) const PG_DATABASE_OID: u32 = 1262;

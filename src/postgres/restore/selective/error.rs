@@ -102,7 +102,8 @@ pub enum SelectiveRestoreError {
     },
     /// Nobody to run the scratch server as.
     #[error(
-        "PostgreSQL refuses to run as root, and {parent} belongs to root; run this as the server's user, or name a --scratch-dir that belongs to it"
+        "PostgreSQL refuses to run as root, and {parent} belongs to root; run this as the server's user, or name a \
+            --scratch-dir that belongs to it"
     )]
     Root {
         /// Where the scratch directory would be.

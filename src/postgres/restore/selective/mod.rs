@@ -1,14 +1,16 @@
 //! One database or one table, brought back into a running server under another name.
 //!
-//! The running server is looked at first, and a name that is in use is refused before anything else. Then the log is read ([`wal_survey`]) and a scratch
-//! server is restored to the target with no more files than that needs ([`scratch_server`]); the part is copied out of it with PostgreSQL's own tools
-//! ([`pg_tools`]). A database arrives under a name that nobody else would choose and gets its own as the last step; a table arrives in one
-//! transaction. Either is there whole or not at all.
+//! The running server is looked at first, and a name that is in use is refused before anything else. Then the log is
+//! read ([`wal_survey`]) and a scratch server is restored to the target with no more files than that needs
+//! ([`scratch_server`]); the part is copied out of it with PostgreSQL's own tools ([`pg_tools`]). A database arrives
+//! under a name that nobody else would choose and gets its own as the last step; a table arrives in one transaction.
+//! Either is there whole or not at all.
 //!
-//! Why other databases' files may be left out: replay needs a page only where a record changes it. Every first change of a page after the backup's
-//! redo point brings the whole page along, so pages of files that have nothing but their length come to life as the log goes over them; and
-//! where a record expects a page that is not there, `ignore_invalid_pages` has it say so and go on. What it says is read: one word of it about
-//! a database that is wanted, and everything is restored instead.
+//! Why other databases' files may be left out: replay needs a page only where a record changes it. Every first change
+//! of a page after the backup's redo point brings the whole page along, so pages of files that have nothing but their
+//! length come to life as the log goes over them; and where a record expects a page that is not there,
+//! `ignore_invalid_pages` has it say so and go on. What it says is read: one word of it about a database that is
+//! wanted, and everything is restored instead.
 
 mod wal_survey;
 mod transfer;
@@ -197,7 +199,8 @@ impl SelectiveRestore {
     pub async fn clean_up(mut self) {
         if let Some(name) = self.staged.take() {
             let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(&name));
-            // A session goes on with `CREATE DATABASE` though the tool that asked for it was killed; until it is done there is nothing to drop.
+            // A session goes on with `CREATE DATABASE` though the tool that asked for it was killed; until it is done
+            // there is nothing to drop.
             let makers = format!(
                 "SELECT pg_catalog.pg_terminate_backend(pid)::text FROM pg_catalog.pg_stat_activity \
                  WHERE pid <> pg_catalog.pg_backend_pid() AND usename = current_user AND state = 'active' \

@@ -11,7 +11,8 @@ use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslM
 
 use super::error::{SelectiveRestoreError, io_error};
 
-/// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole instead.
+/// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole
+/// instead.
 const LIBPQ_VARIABLES: [&str; 28] = [
     "PGHOST",
     "PGHOSTADDR",
@@ -54,7 +55,8 @@ pub(super) struct PgTool {
 }
 
 impl PgTool {
-    /// A tool that talks to the server of `info`, in its database. A password goes through its environment, never through its arguments.
+    /// A tool that talks to the server of `info`, in its database. A password goes through its environment, never
+    /// through its arguments.
     pub(super) fn new(bin: &Path, name: &str, info: &Conninfo) -> PgTool {
         let program = bin.join(name);
         let mut command = Command::new(&program);

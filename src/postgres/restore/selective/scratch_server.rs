@@ -1,8 +1,10 @@
-//! The scratch directory of a restore of a part, and the server that runs in it for as long as it takes to copy the part out.
+//! The scratch directory of a restore of a part, and the server that runs in it for as long as it takes to copy the
+//! part out.
 //!
-//! It is a directory of its own, locked as long as its process lives, removed with everything in it when the [`ScratchServer`] is dropped. The server in
-//! it listens on a socket in that directory alone, archives nothing, starts no workers of extensions, and knows nothing of the settings of the
-//! server that was backed up: those are about another machine's memory, disks and neighbours.
+//! It is a directory of its own, locked as long as its process lives, removed with everything in it when the
+//! [`ScratchServer`] is dropped. The server in it listens on a socket in that directory alone, archives nothing, starts
+//! no workers of extensions, and knows nothing of the settings of the server that was backed up: those are about
+//! another machine's memory, disks and neighbours.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -213,7 +215,8 @@ fn create_dir(path: &Path, owner: Option<(u32, u32)>) -> Result<(), SelectiveRes
     }
 }
 
-/// PostgreSQL refuses to be root. Root's scratch servers belong to whoever owns the directory they are made in, or else to `postgres`.
+/// PostgreSQL refuses to be root. Root's scratch servers belong to whoever owns the directory they are made in, or else
+/// to `postgres`.
 fn scratch_owner(parent: &Path) -> Result<Option<(u32, u32)>, SelectiveRestoreError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -252,8 +255,8 @@ pub(super) struct ScratchContents<'a> {
 }
 
 impl ScratchContents<'_> {
-    /// Places the files that `wanted` says, and of the other databases' only the lengths: sparse files without a byte in them, which
-    /// records are replayed over as over new pages.
+    /// Places the files that `wanted` says, and of the other databases' only the lengths: sparse files without a byte
+    /// in them, which records are replayed over as over new pages.
     pub(super) async fn place_files(
         &self,
         scratch: &ScratchServer,
@@ -358,8 +361,8 @@ impl ScratchContents<'_> {
         Ok(text)
     }
 
-    /// Those of the libraries that the server's own programs have. The others are told and left out: extensions that write records of their own
-    /// kind stop the replay without theirs, all others only miss functions.
+    /// Those of the libraries that the server's own programs have. The others are told and left out: extensions that
+    /// write records of their own kind stop the replay without theirs, all others only miss functions.
     fn loadable_libraries(&self, scratch: &ScratchServer, libraries: Vec<String>) -> Vec<String> {
         let Some(bin) = &scratch.bin else { return Vec::new() };
         let asked = Command::new(bin.join("pg_config")).arg("--pkglibdir").stdin(Stdio::null()).output();
@@ -388,7 +391,8 @@ impl ScratchContents<'_> {
     }
 }
 
-/// What a scratch server is set to, whatever the server that was backed up was. Nothing of it must last, and nothing of it may reach out.
+/// What a scratch server is set to, whatever the server that was backed up was. Nothing of it must last, and nothing of
+/// it may reach out.
 const SCRATCH_SETTINGS: [(&str, &str); 25] = [
     ("listen_addresses", "''"),
     ("unix_socket_permissions", "0700"),
@@ -462,7 +466,8 @@ pub(super) fn bytes_of<'e>(entries: impl IntoIterator<Item = &'e ManifestEntry>)
     entries.into_iter().map(len).sum()
 }
 
-/// What the scratch server's log complains of pages of databases that are not left out: then the copy is not to be trusted.
+/// What the scratch server's log complains of pages of databases that are not left out: then the copy is not to be
+/// trusted.
 pub(super) fn page_error_in_log(log: &str, wanted: impl Fn(u32) -> bool) -> Option<String> {
     let suspicious = log.lines().filter(|line| line.contains("is uninitialized") || line.contains("does not exist"));
     suspicious

@@ -17,7 +17,8 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// Reads `schema.name`, or a name alone, which is in `schema`; double quotes as in SQL, and what has none in lower case.
+    /// Reads `schema.name`, or a name alone, which is in `schema`; double quotes as in SQL, and what has none in lower
+    /// case.
     #[must_use]
     pub fn parse(text: &str, schema: &str) -> Option<TableName> {
         let mut parts: Vec<String> = vec![String::new()];

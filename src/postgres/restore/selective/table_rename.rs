@@ -1,8 +1,10 @@
-//! One table under another name: made ready in the scratch server, which may be written to, so that what leaves it has its new names already.
+//! One table under another name: made ready in the scratch server, which may be written to, so that what leaves it has
+//! its new names already.
 //!
-//! There it is taken out of whatever it belongs to: foreign keys, triggers and rules go, because they would reach into tables of the running
-//! server; a partition is detached. Indexes, constraints, statistics and owned sequences get names that begin with the new one. A table with
-//! partitions or children becomes one ordinary table with all their rows.
+//! There it is taken out of whatever it belongs to: foreign keys, triggers and rules go, because they would reach into
+//! tables of the running server; a partition is detached. Indexes, constraints, statistics and owned sequences get
+//! names that begin with the new one. A table with partitions or children becomes one ordinary table with all their
+//! rows.
 
 use std::collections::BTreeSet;
 
@@ -168,7 +170,8 @@ impl ScratchTable<'_> {
             "SELECT tgname FROM pg_catalog.pg_trigger WHERE tgrelid = {oid} AND NOT tgisinternal ORDER BY tgname"
         );
         let rules = format!(
-            "SELECT rulename FROM pg_catalog.pg_rewrite WHERE ev_class = {oid} AND rulename <> '_RETURN' ORDER BY rulename"
+            "SELECT rulename FROM pg_catalog.pg_rewrite WHERE ev_class = {oid} AND rulename <> '_RETURN' ORDER BY \
+                rulename"
         );
         for (what, query) in [("TRIGGER", triggers), ("RULE", rules)] {
             for row in self.query(&query).await? {
@@ -201,17 +204,20 @@ impl ScratchTable<'_> {
         Ok(rows.into_iter().flatten().next().unwrap_or_default())
     }
 
-    /// Indexes and the constraints behind them, owned sequences, and statistics share the schema with those of the table that is there.
+    /// Indexes and the constraints behind them, owned sequences, and statistics share the schema with those of the
+    /// table that is there.
     async fn rename_dependents(&mut self, oid: &str) -> Result<(), SelectiveRestoreError> {
         let query = format!(
             "SELECT 'INDEX', n.nspname, c.relname FROM pg_catalog.pg_index i \
-             JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = \
+             c.relnamespace \
              WHERE i.indrelid = {oid} UNION ALL \
              SELECT 'SEQUENCE', n.nspname, c.relname FROM pg_catalog.pg_depend d \
              JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S' \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = {oid} AND d.deptype IN ('a', 'i') \
+             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = {oid} AND d.deptype IN \
+             ('a', 'i') \
              UNION ALL SELECT 'STATISTICS', n.nspname, s.stxname FROM pg_catalog.pg_statistic_ext s \
              JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = {oid} ORDER BY 1, 2, 3"
         );
@@ -252,7 +258,8 @@ pub(super) async fn taken_names(sql: &SqlSession, schema: &str) -> Result<BTreeS
     let query = format!(
         "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {schema} UNION SELECT t.typname FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n \
-         ON n.oid = t.typnamespace WHERE n.nspname = {schema} UNION SELECT s.stxname FROM pg_catalog.pg_statistic_ext s \
+         ON n.oid = t.typnamespace WHERE n.nspname = {schema} UNION SELECT s.stxname FROM pg_catalog.pg_statistic_ext \
+         s \
          JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace WHERE n.nspname = {schema}"
     );
     Ok(sql.query("the names in use", &query).await?.into_iter().flatten().collect())

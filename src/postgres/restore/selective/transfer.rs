@@ -1,4 +1,5 @@
-//! The ends of a restore of a part: what is asked of the backup's catalogs and of the running server, and the copy between the two servers.
+//! The ends of a restore of a part: what is asked of the backup's catalogs and of the running server, and the copy
+//! between the two servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -204,20 +205,25 @@ pub(super) async fn require_no_relation(
     Ok(())
 }
 
-/// Prepared transactions that had not ended at the target hold their locks in the scratch server; their rows are not visible anyway.
+/// Prepared transactions that had not ended at the target hold their locks in the scratch server; their rows are not
+/// visible anyway.
 pub(super) async fn roll_back_prepared(sql: &SqlSession) -> Result<Vec<String>, SelectiveRestoreError> {
     let query = "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() ORDER BY gid";
     let mut notes = Vec::new();
     for gid in sql.query("the prepared transactions", query).await?.into_iter().flatten() {
         sql.execute("rolling back in the scratch server", &format!("ROLLBACK PREPARED {}", quote_literal(&gid)))
             .await?;
-        notes.push(format!("transaction {gid:?} was prepared and neither committed nor rolled back at the target: its changes are left out"));
+        notes.push(format!(
+            "transaction {gid:?} was prepared and neither committed nor rolled back at the target: its \
+            changes are left out"
+        ));
     }
     Ok(notes)
 }
 
 impl SelectiveRestore {
-    /// Roles that own or may use something and are not in the running server: what they own goes to the superuser, and is told.
+    /// Roles that own or may use something and are not in the running server: what they own goes to the superuser, and
+    /// is told.
     pub(super) async fn missing_roles(&self, sql: &SqlSession) -> Result<Vec<String>, SelectiveRestoreError> {
         if self.must_skip_owners(sql).await? {
             return Ok(vec![format!(
@@ -231,7 +237,8 @@ impl SelectiveRestore {
                     .to_owned()
             }
             SelectedObject::Table { name, .. } => format!(
-                "d.dbid = b.oid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = pg_catalog.to_regclass({})",
+                "d.dbid = b.oid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = \
+                    pg_catalog.to_regclass({})",
                 quote_literal(&name.to_sql())
             ),
         };
@@ -253,7 +260,8 @@ impl SelectiveRestore {
         }
         let list = missing.join(", ");
         Ok(vec![format!(
-            "roles are not brought back: what {list} owned belongs to the superuser now, and what was granted to it is not"
+            "roles are not brought back: what {list} owned belongs to the superuser now, and what was granted to it \
+                is not"
         )])
     }
 

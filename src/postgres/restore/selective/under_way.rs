@@ -26,7 +26,8 @@ pub(super) struct RunningServer {
     pub(super) tablespaces: BTreeSet<String>,
 }
 
-/// A restore of a part that is under way. Whatever happens to [`SelectiveRestore::run`], [`SelectiveRestore::clean_up`] must be called after it.
+/// A restore of a part that is under way. Whatever happens to [`SelectiveRestore::run`], [`SelectiveRestore::clean_up`]
+/// must be called after it.
 #[derive(Debug)]
 pub struct SelectiveRestore {
     pub(super) wish: SelectiveRestoreOptions,

@@ -1,6 +1,8 @@
-//! What a stretch of log holds that matters to a restore of a part: read once, record by record, before anything is placed.
+//! What a stretch of log holds that matters to a restore of a part: read once, record by record, before anything is
+//! placed.
 //!
-//! The segments that were read are kept in the scratch directory where there is room, so that the scratch server takes them from there.
+//! The segments that were read are kept in the scratch directory where there is room, so that the scratch server takes
+//! them from there.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -174,7 +176,8 @@ impl WalSurvey {
         let main = || record.main_data(major).unwrap_or_default();
         match record.header.rmgr {
             rmgr::XLOG => {
-                // Of a checkpoint, the flag stands behind its position and two timelines (`CheckPoint` in pg_control.h).
+                // Of a checkpoint, the flag stands behind its position and two timelines (`CheckPoint` in
+                // pg_control.h).
                 let flag = match op {
                     0x00 | 0x10 => main().get(16).copied(),
                     0x80 => main().first().copied(),
@@ -186,7 +189,8 @@ impl WalSurvey {
             }
             rmgr::DATABASE => {
                 self.databases_changed = true;
-                // `XLOG_DBASE_CREATE`, since 15 `XLOG_DBASE_CREATE_FILE_COPY`: the number of the new, its tablespace, the number of the old.
+                // `XLOG_DBASE_CREATE`, since 15 `XLOG_DBASE_CREATE_FILE_COPY`: the number of the new, its tablespace,
+                // the number of the old.
                 if op == 0x00 {
                     self.copied.extend(main().get(8..).and_then(<[u8]>::first_chunk).map(|n| u32::from_le_bytes(*n)));
                 }

@@ -8,7 +8,8 @@ use crate::postgres::format::segment::SystemId;
 pub enum DecodeError {
     /// No release known here writes such pages, or not the one that wrote the pages before.
     #[error(
-        "the page at {at} has the magic {found:04X}, which is not that of the log before it or of any release known here"
+        "the page at {at} has the magic {found:04X}, which is not that of the log before it or of any release known \
+            here"
     )]
     Magic {
         /// The page.

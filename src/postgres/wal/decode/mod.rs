@@ -1,9 +1,9 @@
 //! The push decoder: bytes of the log in, in pieces of any size, and checked records out.
 //!
-//! Every page header is checked as `XLogReaderValidatePageHeader` does, every record's CRC-32C and its link to the record before as
-//! `ValidXLogRecordHeader` and `ValidXLogRecord` do (`xlogreader.c`). A record that lies within one page of one piece is handed out where it
-//! lies; only what pages or pieces divide is copied. It does not read bodies ([`super::event`] does), nor does it look for the log beyond
-//! damage: the first error is the last word.
+//! Every page header is checked as `XLogReaderValidatePageHeader` does, every record's CRC-32C and its link to the
+//! record before as `ValidXLogRecordHeader` and `ValidXLogRecord` do (`xlogreader.c`). A record that lies within one
+//! page of one piece is handed out where it lies; only what pages or pieces divide is copied. It does not read bodies
+//! ([`super::event`] does), nor does it look for the log beyond damage: the first error is the last word.
 
 mod error;
 
@@ -95,8 +95,8 @@ pub struct PendingRecord<'a> {
 }
 
 impl WalDecoder {
-    /// A decoder of the log of `timeline` from the page that begins at `start`. If a record from before goes on there, its rest is passed
-    /// over: nothing can be said of it without its beginning.
+    /// A decoder of the log of `timeline` from the page that begins at `start`. If a record from before goes on there,
+    /// its rest is passed over: nothing can be said of it without its beginning.
     #[must_use]
     pub fn new(start: Lsn, timeline: TimelineId, segment_size: SegmentSize) -> WalDecoder {
         WalDecoder {
@@ -120,7 +120,8 @@ impl WalDecoder {
         }
     }
 
-    /// Takes the next piece. The records in it are to be asked for with [`DecoderFeed::next_record`] until there are none; what then remains of it is kept.
+    /// Takes the next piece. The records in it are to be asked for with [`DecoderFeed::next_record`] until there are
+    /// none; what then remains of it is kept.
     pub const fn feed_bytes<'d, 'i>(&'d mut self, input: &'i [u8]) -> DecoderFeed<'d, 'i> {
         DecoderFeed { decoder: self, input }
     }
@@ -143,7 +144,8 @@ impl WalDecoder {
         self.page_size
     }
 
-    /// Where the last whole record ended, with its padding and without what a switch leaves unused; where the decoder began if there was none.
+    /// Where the last whole record ended, with its padding and without what a switch leaves unused; where the decoder
+    /// began if there was none.
     #[must_use]
     pub const fn last_end(&self) -> Lsn {
         Lsn::new(self.last_end)
@@ -170,7 +172,6 @@ impl<'i> DecoderFeed<'_, 'i> {
     ///
     /// # Errors
     /// [`DecodeError`] where the log is damaged; the same again on every call after it.
-    #[expect(clippy::should_implement_trait, reason = "an iterator cannot lend what it yields")]
     pub fn next_record(&mut self) -> Result<Option<WalRecord<'_>>, DecodeError> {
         loop {
             match self.decoder.state {
@@ -399,7 +400,8 @@ impl WalDecoder {
         }
     }
 
-    /// Where the record that ends at the current position ends for PostgreSQL: padding belongs to it, and after a switch the whole segment.
+    /// Where the record that ends at the current position ends for PostgreSQL: padding belongs to it, and after a
+    /// switch the whole segment.
     #[inline]
     fn end_of_record(&self) -> Lsn {
         Lsn::new(if self.state == DecoderState::Skip { self.page_end } else { self.last_end })
@@ -512,7 +514,8 @@ impl WalDecoder {
     fn enter_first_record(&mut self, header: &WalPageHeader, at: Lsn) -> Result<(), DecodeError> {
         let wrong = |problem| Err(DecodeError::Continuation { at, problem });
         if header.has_flags(FIRST_IS_OVERWRITE_CONTRECORD) {
-            // A crash cut the record, and the server wrote this page in the place of its rest (`CreateOverwriteContrecordRecord`).
+            // A crash cut the record, and the server wrote this page in the place of its rest
+            // (`CreateOverwriteContrecordRecord`).
             self.divided = false;
             self.head_left = 0;
         }
@@ -539,7 +542,8 @@ impl WalDecoder {
         Ok(())
     }
 
-    /// How much of the record in `record` is still to come. Its length is known: records start at multiples of eight, pages end there.
+    /// How much of the record in `record` is still to come. Its length is known: records start at multiples of eight,
+    /// pages end there.
     fn record_left(&self) -> u64 {
         let total = self.record.first_chunk::<4>().map_or(0, |len| u32::from_le_bytes(*len));
         u64::from(total).saturating_sub(self.record.len() as u64)
@@ -552,8 +556,8 @@ fn round_up(position: u64, unit: u64) -> u64 {
     position.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
 }
 
-/// Fuzz body: the first bytes choose release, place and pieces, the rest is the log. Whatever it is, decoding ends, and in pieces it gives what
-/// it gives in one.
+/// Fuzz body: the first bytes choose release, place and pieces, the rest is the log. Whatever it is, decoding ends, and
+/// in pieces it gives what it gives in one.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some((&[piece, start], log)) = data.split_first_chunk::<2>() else { return };

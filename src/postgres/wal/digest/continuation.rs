@@ -87,12 +87,12 @@ pub enum JoinError {
     Body(#[from] RecordBodyError),
 }
 
-/// Checks that the log of `later` is the continuation of `earlier`: the same cluster, the next segment, the same chain of records. Timelines
-/// are not compared, for the next segment may be on the next timeline.
+/// Checks that the log of `later` is the continuation of `earlier`: the same cluster, the next segment, the same chain
+/// of records. Timelines are not compared, for the next segment may be on the next timeline.
 ///
 /// # Errors
-/// [`JoinError`] for the first thing that does not fit. What neither segment can know, like the record before one that fills a whole
-/// segment, is not checked.
+/// [`JoinError`] for the first thing that does not fit. What neither segment can know, like the record before one that
+/// fills a whole segment, is not checked.
 pub fn check_follows(earlier: &SegmentDigest, later: &SegmentDigest) -> Result<(), JoinError> {
     let at = earlier.end();
     if later.segment != earlier.segment.next() {
@@ -131,8 +131,8 @@ fn continued_bytes(digest: &SegmentDigest) -> Option<u32> {
     }
 }
 
-/// Makes whole the record that begins at the end of the first of `parts` and ends in the last; there are more than two only if it fills whole
-/// segments. `None` if no record lies on the border, or a crash made it void.
+/// Makes whole the record that begins at the end of the first of `parts` and ends in the last; there are more than two
+/// only if it fills whole segments. `None` if no record lies on the border, or a crash made it void.
 ///
 /// # Errors
 /// [`JoinError`] if the parts don't fit or are not what was written.

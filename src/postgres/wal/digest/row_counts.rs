@@ -1,7 +1,8 @@
 //! What a segment's heap records come to: rows by transaction and table, and changes of the catalogs that hold names.
 //!
-//! It sees nearly every record there is, so the common way is short: a transaction is found by the low bits of its number, its table is the last
-//! one it changed, and when it ends with a few rows to its name it is forgotten. What stays is what somebody will ask for.
+//! It sees nearly every record there is, so the common way is short: a transaction is found by the low bits of its
+//! number, its table is the last one it changed, and when it ends with a few rows to its name it is forgotten. What
+//! stays is what somebody will ask for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,15 +13,15 @@ use crate::postgres::wal::event::{MAX_SUBTRANSACTIONS, RelFileLocator, Transacti
 use crate::postgres::wal::page::MajorVersion;
 use crate::postgres::wal::record::{RMGR_INFO, WalRecord, rmgr};
 
-/// Fewer rows of a table than this in one segment are not listed: a transaction's work in a segment is what is counted, and most transactions
-/// change a row or two.
+/// Fewer rows of a table than this in one segment are not listed: a transaction's work in a segment is what is counted,
+/// and most transactions change a row or two.
 const MIN_LISTED_ROWS: u64 = 8;
 /// As few for rows that were only inserted, which no one needs to undo one by one.
 const MIN_LISTED_INSERTED_ROWS: u64 = 64;
 /// The most that a segment lists of rows.
 const MAX_ROW_EVENTS: usize = 256;
-/// The most that a segment lists of changes in catalogs. A session that makes and drops temporary tables all the time fills a segment with some
-/// thousands, and of those only that they are temporary is of interest.
+/// The most that a segment lists of changes in catalogs. A session that makes and drops temporary tables all the time
+/// fills a segment with some thousands, and of those only that they are temporary is of interest.
 const MAX_CATALOG_EVENTS: usize = 4096;
 /// Transactions that are found at once. Those whose numbers share the low bits make room for one another.
 const TRANSACTION_SLOTS: usize = 256;

@@ -13,7 +13,8 @@ use crate::postgres::wal::page::{
 };
 use crate::postgres::wal::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord};
 
-/// Bytes that are not the segment they are said to be. Nothing is said about the records in it: damage there is in [`SegmentDigest::state`].
+/// Bytes that are not the segment they are said to be. Nothing is said about the records in it: damage there is in
+/// [`SegmentDigest::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
     /// Not as long as a segment is.
@@ -88,14 +89,16 @@ impl ScannedSegment<'_> {
         SegmentDigest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
     }
 
-    /// The digest, for who has the BLAKE3 of the whole segment already, as sealing does: nearly always that is what is wanted.
+    /// The digest, for who has the BLAKE3 of the whole segment already, as sealing does: nearly always that is what is
+    /// wanted.
     #[must_use]
     pub fn with_hash_of_all(self, hash: [u8; 32]) -> SegmentDigest {
         if self.is_whole { SegmentDigest { content: hash, ..self.digest } } else { self.with_own_hash() }
     }
 }
 
-/// Makes the digest of one whole segment. Every record in it is checked; what is wrong with them is in [`SegmentDigest::state`].
+/// Makes the digest of one whole segment. Every record in it is checked; what is wrong with them is in
+/// [`SegmentDigest::state`].
 ///
 /// # Errors
 /// [`DigestError`] if it is not that segment at all.
@@ -136,7 +139,8 @@ pub fn scan_segment(segment: &[u8], name: SegmentName, size: SegmentSize) -> Res
     Ok(ScannedSegment { digest, meaningful, is_whole: meaningful.len() == segment.len() })
 }
 
-/// Checks that the first page is that of the segment of this name; answers its header and a digest in which nothing is found yet.
+/// Checks that the first page is that of the segment of this name; answers its header and a digest in which nothing is
+/// found yet.
 fn begin_digest(
     segment: &[u8],
     name: SegmentName,
@@ -296,7 +300,8 @@ fn finish_digest(
     SegmentState::Checked
 }
 
-/// Where there is log after what looks like its end: not just zeros in the rest of the page, or a page that is in its place.
+/// Where there is log after what looks like its end: not just zeros in the rest of the page, or a page that is in its
+/// place.
 fn wal_after_end(segment: &[u8], digest: &SegmentDigest, end: LogEnd, page_size: u64, magic: u16) -> Option<Lsn> {
     let start = digest.start();
     let within = end.seen_at.bytes_since(start);

@@ -27,11 +27,13 @@ pub struct SegmentDigest {
     pub last_record: Option<Lsn>,
     /// The record before the first one, by the first one's own word: it ties this segment to the one before.
     pub first_prev: Option<Lsn>,
-    /// Where what means anything ends: at the segment's end, after the record that switched, or where the log just stops.
+    /// Where what means anything ends: at the segment's end, after the record that switched, or where the log just
+    /// stops.
     pub valid_until: Lsn,
     /// Whether `XLOG_SWITCH` ended it before its end.
     pub switched: bool,
-    /// Whether the record that runs over its beginning is void, because a crash cut it there or further on in this segment.
+    /// Whether the record that runs over its beginning is void, because a crash cut it there or further on in this
+    /// segment.
     pub overwrites: bool,
     /// Records that start and end in it.
     pub records: u64,
@@ -43,7 +45,8 @@ pub struct SegmentDigest {
     pub endings: Vec<TransactionEnd>,
     /// Everything else worth finding, in log order.
     pub events: Vec<WalEvent>,
-    /// Rows that transactions changed, and changes of names, in log order: sums of records, not records of which each counts.
+    /// Rows that transactions changed, and changes of names, in log order: sums of records, not records of which each
+    /// counts.
     pub changes: Vec<WalEvent>,
     /// Drops, rewrites and truncations beyond [`MAX_EVENTS`], of which only the number is known.
     pub omitted_events: u64,
@@ -51,8 +54,8 @@ pub struct SegmentDigest {
     pub head: Option<RecordFragment>,
     /// The beginning of a record that goes on in the next segment.
     pub tail: Option<RecordFragment>,
-    /// BLAKE3 of the bytes up to `valid_until`, or of all of them unless `state` is [`SegmentState::Checked`]. Two copies of one segment may differ
-    /// in what stands after a switch; by this they are equal.
+    /// BLAKE3 of the bytes up to `valid_until`, or of all of them unless `state` is [`SegmentState::Checked`]. Two
+    /// copies of one segment may differ in what stands after a switch; by this they are equal.
     pub content: [u8; 32],
 }
 
@@ -83,18 +86,19 @@ pub struct RecordFragment {
     pub total: u32,
     /// Bytes of the record in this segment, page headers aside.
     pub held: u32,
-    /// The first of those bytes: of a head [`MAX_FRAGMENT_BYTES`] at the most, of a tail that means nothing to us only the record's header.
+    /// The first of those bytes: of a head [`MAX_FRAGMENT_BYTES`] at the most, of a tail that means nothing to us only
+    /// the record's header.
     pub bytes: Vec<u8>,
     /// CRC-32C of the bytes that are held and not kept, so that the whole record's CRC can still be checked.
     pub rest_crc: u32,
 }
 
-/// The most bytes a fragment keeps. Commits of some ten thousand subtransactions fit; of larger ones the front is enough for all but the xid of
-/// a prepared one.
+/// The most bytes a fragment keeps. Commits of some ten thousand subtransactions fit; of larger ones the front is
+/// enough for all but the xid of a prepared one.
 pub const MAX_FRAGMENT_BYTES: usize = 64 << 10;
 
-/// The most drops, rewrites and truncations that a digest lists. Sessions that make and drop temporary tables all the time write a few
-/// thousand into a segment of 16 MiB.
+/// The most drops, rewrites and truncations that a digest lists. Sessions that make and drop temporary tables all the
+/// time write a few thousand into a segment of 16 MiB.
 pub const MAX_EVENTS: usize = 16 << 10;
 
 impl SegmentDigest {

@@ -1,7 +1,8 @@
 //! What a record means to a restore: transactions that end, and everything else worth finding again.
 //!
-//! Endings are what PostgreSQL compares a target time or xid with (`recoveryStopsBefore` and `recoveryStopsAfter` in `xlogrecovery.c`):
-//! COMMIT, ABORT and both of a prepared transaction, nothing else. Bodies are read as `ParseCommitRecord` and its kin in `rmgrdesc/` do.
+//! Endings are what PostgreSQL compares a target time or xid with (`recoveryStopsBefore` and `recoveryStopsAfter` in
+//! `xlogrecovery.c`): COMMIT, ABORT and both of a prepared transaction, nothing else. Bodies are read as
+//! `ParseCommitRecord` and its kin in `rmgrdesc/` do.
 
 mod parse;
 mod wal_event;

@@ -64,8 +64,9 @@ pub fn interpret(record: &WalRecord<'_>, major: MajorVersion) -> Result<RecordMe
     read_body(record, major).ok_or(RecordBodyError { at: record.lsn, what: rmgr_name(&record.header) })
 }
 
-/// As [`interpret`], of a record of which only the first bytes were kept. The CRC was checked over all of them. What lies beyond is left
-/// out: the xid of a prepared transaction stays unknown if it stands after more subtransactions than were kept.
+/// As [`interpret`], of a record of which only the first bytes were kept. The CRC was checked over all of them. What
+/// lies beyond is left out: the xid of a prepared transaction stays unknown if it stands after more subtransactions
+/// than were kept.
 pub(in crate::postgres::wal) fn interpret_front(
     record: &WalRecord<'_>,
     major: MajorVersion,
@@ -233,7 +234,8 @@ impl TransactionBody {
         Some(body)
     }
 
-    /// Commits only: the same list in an abort names what had been created, which is gone too but was never there for others.
+    /// Commits only: the same list in an abort names what had been created, which is gone too but was never there for
+    /// others.
     fn removal(self, time: PgTime, kind: TransactionEndKind) -> Option<WalEventKind> {
         if !kind.is_commit() || (self.files_total == 0 && self.objects_total == 0) {
             return None;
@@ -313,7 +315,8 @@ fn read_xlog(op: u8, main: &mut ByteReader<'_>) -> Option<WalEventKind> {
     })
 }
 
-/// `CheckPoint` up to its time, whose place did not change from 13 to 18: in 17 `wal_level` came into what had been padding.
+/// `CheckPoint` up to its time, whose place did not change from 13 to 18: in 17 `wal_level` came into what had been
+/// padding.
 fn read_checkpoint(main: &mut ByteReader<'_>, shutdown: bool) -> Option<CheckpointRecord> {
     let redo = Lsn::new(main.u64()?);
     let timeline = TimelineId::new(main.u32()?)?;

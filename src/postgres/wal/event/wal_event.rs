@@ -15,7 +15,8 @@ pub struct TransactionEnd {
     pub end_lsn: Lsn,
     /// The transaction that ended; for a prepared one that of the body, not of the record's header, which is 0.
     pub xid: Xid,
-    /// When, by the clock of the server, taken before the record got its place: in LSN order these go backwards now and then.
+    /// When, by the clock of the server, taken before the record got its place: in LSN order these go backwards now and
+    /// then.
     pub time: PgTime,
     /// How.
     pub kind: TransactionEndKind,
@@ -101,8 +102,8 @@ pub enum WalEventKind {
     },
     /// A commit that dropped objects (its dropped statistics, 15 and newer).
     Drop(RemovedObjects),
-    /// A commit that removed files and no objects: TRUNCATE, or a rewrite by VACUUM FULL, CLUSTER, REINDEX, ALTER TABLE. Until 14, where
-    /// commits don't list objects, a DROP looks the same.
+    /// A commit that removed files and no objects: TRUNCATE, or a rewrite by VACUUM FULL, CLUSTER, REINDEX, ALTER
+    /// TABLE. Until 14, where commits don't list objects, a DROP looks the same.
     Rewrite(RemovedObjects),
     /// `XLOG_HEAP_TRUNCATE`: TRUNCATE in a cluster of `wal_level = logical`.
     Truncate {
@@ -117,7 +118,8 @@ pub enum WalEventKind {
         /// TRUNCATE … RESTART IDENTITY.
         restart_identity: bool,
     },
-    /// `XLOG_SMGR_TRUNCATE` to nothing: TRUNCATE of a table made in the same transaction, or VACUUM of one that has become empty.
+    /// `XLOG_SMGR_TRUNCATE` to nothing: TRUNCATE of a table made in the same transaction, or VACUUM of one that has
+    /// become empty.
     FileEmptied {
         /// The file.
         file: RelFileLocator,
@@ -127,7 +129,8 @@ pub enum WalEventKind {
         /// Its OID.
         database: u32,
     },
-    /// Rows of one table that a transaction changed in one segment, from the first record to the last. Not a record but the sum of many.
+    /// Rows of one table that a transaction changed in one segment, from the first record to the last. Not a record but
+    /// the sum of many.
     Rows {
         /// The table's file.
         file: RelFileLocator,
@@ -150,8 +153,8 @@ pub enum WalEventKind {
         /// Its directory; empty for one that lies in the data directory. Bytes that are no UTF-8 are replaced.
         location: String,
     },
-    /// A commit that names subtransactions of which the segment shows nothing else, or much, so that there may be more in earlier ones; the first
-    /// [`MAX_SUBTRANSACTIONS`] of them.
+    /// A commit that names subtransactions of which the segment shows nothing else, or much, so that there may be more
+    /// in earlier ones; the first [`MAX_SUBTRANSACTIONS`] of them.
     Subtransactions {
         /// Their numbers.
         of: Vec<Xid>,
@@ -174,8 +177,8 @@ impl WalEventKind {
     }
 }
 
-/// The most objects, files or tables that one event names; the rest is counted. A DROP SCHEMA may remove a hundred thousand, and an event is
-/// there to be found and read, not to be replayed.
+/// The most objects, files or tables that one event names; the rest is counted. A DROP SCHEMA may remove a hundred
+/// thousand, and an event is there to be found and read, not to be replayed.
 pub const MAX_ITEMS: usize = 64;
 
 /// The most subtransactions that one event names.

@@ -76,7 +76,8 @@ fn a_damaged_part_does_not_join() {
     assert!(matches!(join_record(&[&digests[0], &digests[0]]), Err(JoinError::NotNeighbours { .. })));
 }
 
-/// A commit of so many subtransactions that it fills whole segments. Fragments keep its front; its CRC is checked over all of it all the same.
+/// A commit of so many subtransactions that it fills whole segments. Fragments keep its front; its CRC is checked over
+/// all of it all the same.
 #[test]
 fn a_record_of_several_segments_is_joined_from_all_of_them() {
     let subxacts = 300_000_u32;

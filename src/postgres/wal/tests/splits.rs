@@ -133,18 +133,21 @@ fn padding(record: &Written) -> u64 {
     record.bytes.len().wrapping_neg() as u64 % 8
 }
 
-/// Padding after a record; the padding in a page header; on a page whose header only says how much remains, nothing else.
+/// Padding after a record; the padding in a page header; on a page whose header only says how much remains, nothing
+/// else.
 fn means_nothing(writer: &Writer, at: usize) -> bool {
     let lsn = writer.start + at as u64;
     let in_page = lsn % PAGE;
     let covered = |record: &&Written| (record.lsn..record.end).contains(&lsn);
     if in_page < 2 && writer.out.len() as u64 <= PAGE {
-        // One bit makes the magic of 13 that of 17, and that of 15 that of 18; this log has no other page to compare it with.
+        // One bit makes the magic of 13 that of 17, and that of 15 that of 18; this log has no other page to compare it
+        // with.
         return true;
     }
     if in_page < 24 {
-        // The header's own padding; the number of remaining bytes, on a page where none remain; and two flags: that full-page images may be left
-        // out, and on a page that begins with a record, that it stands in the place of a lost one.
+        // The header's own padding; the number of remaining bytes, on a page where none remain; and two flags: that
+        // full-page images may be left out, and on a page that begins with a record, that it stands in the place of a
+        // lost one.
         return in_page >= 16 || in_page == 2;
     }
     if lsn % MIB < 40 {

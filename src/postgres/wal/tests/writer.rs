@@ -1,4 +1,5 @@
-//! Writes WAL, byte by byte and slowly, after `xlog_internal.h` and `xlogrecord.h` alone: the other side of everything the decoder does.
+//! Writes WAL, byte by byte and slowly, after `xlog_internal.h` and `xlogrecord.h` alone: the other side of everything
+//! the decoder does.
 
 use std::fmt;
 
@@ -162,7 +163,8 @@ impl Writer {
         }
     }
 
-    /// A record of which only what fits into this page and `more` after it is written; the page then says that it is void.
+    /// A record of which only what fits into this page and `more` after it is written; the page then says that it is
+    /// void.
     pub(super) fn cut_by_a_crash(&mut self, body: &[u8], more: u64) -> Lsn {
         let bytes = self.bytes(10, 0, 8, body);
         let next = self.position().next_multiple_of(PAGE);

@@ -17,7 +17,8 @@ impl Archive {
     /// The histories that a place may be meant to be in: those that have it and are so named.
     ///
     /// # Errors
-    /// No repository could be asked. [`VaultError::NotAllAnswered`] if none has it as far as the others tell, and not all could be asked.
+    /// No repository could be asked. [`VaultError::NotAllAnswered`] if none has it as far as the others tell, and not
+    /// all could be asked.
     pub async fn find_histories_at(&self, position: &StreamPosition) -> Result<Vec<ReplicationId>, VaultError> {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
         let known = self.list_known_stretches().await?;

@@ -94,7 +94,8 @@ fn a_time_is_the_last_mark_before_anything_later() {
 
 #[test]
 fn silence_counts_only_as_far_as_something_shows_it() {
-    // A transaction that was open when the stream ended has no mark, but the bytes before it are known to be all there was.
+    // A transaction that was open when the stream ended has no mark, but the bytes before it are known to be all there
+    // was.
     let way = [stretch(100, 200, 25, &[(150, 12)])];
     assert_eq!(check(&way, Some(25)), Ok((150, 1)));
     assert_eq!(check(&way, Some(26)), Err(25));

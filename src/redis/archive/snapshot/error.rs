@@ -55,7 +55,8 @@ pub enum SnapshotError {
     },
     /// A stretch cannot be received: one of its name is on its way from the spool to the repositories.
     #[error(
-        "the stream from offset {first} of history {replid} on is still in the spool, on its way to the repositories; it is gone on with after that"
+        "the stream from offset {first} of history {replid} on is still in the spool, on its way to the repositories; \
+            it is gone on with after that"
     )]
     StillUploading {
         /// The history.

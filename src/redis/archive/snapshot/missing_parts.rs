@@ -12,7 +12,8 @@ use crate::vault::{UnreachableRepositories, VaultError};
 pub(crate) type MissingParts = BTreeMap<String, String>;
 
 impl Archive {
-    /// Which of these snapshots name a part that no repository has that answers, with the bytes that were stored. One listing of each repository.
+    /// Which of these snapshots name a part that no repository has that answers, with the bytes that were stored. One
+    /// listing of each repository.
     ///
     /// # Errors
     /// No repository could be asked.

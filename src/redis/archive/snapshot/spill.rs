@@ -1,7 +1,9 @@
-//! Sealed parts of a snapshot that wait on this machine's disk for a repository that takes them more slowly than the server sends.
+//! Sealed parts of a snapshot that wait on this machine's disk for a repository that takes them more slowly than the
+//! server sends.
 //!
-//! A server must not wait for a repository: as long as it sends, its fork lives and memory is copied, and one that gets nothing sent for a minute
-//! (`repl-timeout`) ends it all. Each file is removed as soon as it is there, so that nothing is left whatever happens; what is in it is sealed.
+//! A server must not wait for a repository: as long as it sends, its fork lives and memory is copied, and one that gets
+//! nothing sent for a minute (`repl-timeout`) ends it all. Each file is removed as soon as it is there, so that nothing
+//! is left whatever happens; what is in it is sealed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -42,7 +44,8 @@ impl PartSpill {
             Ok(Some((file, len))) => Ok(SpilledPart { file, len, of: SealedObject { parts: Vec::new(), ..sealed } }),
             Ok(None) => Err(sealed),
             Err(error) => {
-                tracing::debug!(%error, dir = %self.dir.display(), "no part of the snapshot can wait on this disk; the server waits");
+                tracing::debug!(%error, dir = %self.dir.display(), "no part of the snapshot can wait on this disk; \
+                    the server waits");
                 Err(sealed)
             }
         }

@@ -1,8 +1,10 @@
-//! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its manifest.
+//! Taking a snapshot: an RDB file from a server or a file, walked while it comes, stored in parts, made visible by its
+//! manifest.
 //!
-//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of [`MAX_SEALED_PARTS`] parts and one more; and
-//! what the walker looks into. Where a repository takes them more slowly than the server sends, parts wait on this machine's disk (`aside`), and
-//! the server waits only when there is no room there.
+//! Memory: two parts, one that fills while the other is sealed, which are used again and again; the sealed forms of
+//! [`MAX_SEALED_PARTS`] parts and one more; and what the walker looks into. Where a repository takes them more slowly
+//! than the server sends, parts wait on this machine's disk (`aside`), and the server waits only when there is no room
+//! there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,13 +30,15 @@ use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind, SealedObject};
 use crate::vault::{self, SkippedRepositories};
 
-/// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait on the disk.
+/// Sealed parts in memory at once, beside the one that is being sealed: one being put, and the next. More of them wait
+/// on the disk.
 const MAX_SEALED_PARTS: usize = 2;
 /// What a file says of itself stands within so many bytes of its beginning.
 const FILE_HEAD_BYTES: usize = 16 << 10;
 /// A week: no server writes a snapshot for longer.
 const MAX_BGSAVE_SECONDS: i64 = 7 * 24 * 60 * 60;
-/// A part waits so long for its place in memory before it goes to the disk: a repository that is only now and then slower is not worth a second copy.
+/// A part waits so long for its place in memory before it goes to the disk: a repository that is only now and then
+/// slower is not worth a second copy.
 const SPILL_DELAY: Duration = Duration::from_millis(250);
 /// Pieces of a file.
 const FILE_READ_BYTES: usize = 1 << 20;
@@ -78,8 +82,9 @@ pub struct BegunSnapshot {
     pub db: u32,
 }
 
-/// Takes a snapshot and stores it in all repositories but those that are `absent`, which are more afterwards if one of several went away. `begun`
-/// hears at which offset it stands as soon as the server says so. Dropped midway, it stores no snapshot.
+/// Takes a snapshot and stores it in all repositories but those that are `absent`, which are more afterwards if one of
+/// several went away. `begun` hears at which offset it stands as soon as the server says so. Dropped midway, it stores
+/// no snapshot.
 ///
 /// # Errors
 /// The transfer was refused, cut short or damaged, or no repository took a part. Nothing is visible then.
@@ -220,8 +225,8 @@ async fn take_from_server(
     })
 }
 
-/// The moment whose state a snapshot holds that stands at `offset`: now, unless the server was already writing it down for somebody else
-/// (`syncCommand`); then its offset is one from before, and `info`, asked before, says since when.
+/// The moment whose state a snapshot holds that stands at `offset`: now, unless the server was already writing it down
+/// for somebody else (`syncCommand`); then its offset is one from before, and `info`, asked before, says since when.
 fn snapshot_time(now: Timestamp, offset: u64, info: &ServerInfo) -> Timestamp {
     if info.number("master_repl_offset").is_none_or(|before| before <= offset) {
         return now;
@@ -242,7 +247,8 @@ fn announce_begun(announced: &mut BegunAnnouncement, db: u32) {
     }
 }
 
-/// A replica hands its master's stream on as it comes, without a `SELECT` for us: the beginning of its snapshot says on which database that acts.
+/// A replica hands its master's stream on as it comes, without a `SELECT` for us: the beginning of its snapshot says on
+/// which database that acts.
 async fn receive_snapshot(
     connection: &mut RedisConnection,
     mut transfer: SnapshotTransfer,
@@ -376,8 +382,8 @@ impl PartWriter {
             return Err(self.finish_walk().await.err().unwrap_or(PartWriteError::Other(SnapshotError::WorkerPanicked)));
         }
         while !bytes.is_empty() {
-            // Copied: a part then lies in one piece for the frames cut from it, and the socket's buffers, mostly emptier than they are large,
-            // are free at once.
+            // Copied: a part then lies in one piece for the frames cut from it, and the socket's buffers, mostly
+            // emptier than they are large, are free at once.
             self.part.reserve_exact(SNAPSHOT_PART_BYTES.saturating_sub(self.part.len()));
             self.part.extend_from_slice(
                 &bytes.split_to(SNAPSHOT_PART_BYTES.saturating_sub(self.part.len()).min(bytes.len())),
@@ -467,8 +473,8 @@ impl PartQueue {
         PartQueue { sealing, memory, spill: instance.state_dir().map(PartSpill::new), clock }
     }
 
-    /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be `sealing`; without room there it
-    /// keeps them, and so the server, waiting.
+    /// Waits until a part may be put, with its place in memory. Meanwhile it is on the disk, so that others can be
+    /// `sealing`; without room there it keeps them, and so the server, waiting.
     async fn await_slot(
         self,
         sealed: SealedObject,

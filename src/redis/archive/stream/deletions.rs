@@ -1,9 +1,10 @@
 //! What stands out in a stretch of the stream: databases that were emptied, and keys that were deleted.
 //!
-//! It is found when a stretch leaves the spool and kept with the stretch's metadata, so that a log need not read the commands again. Deletions are
-//! noted whatever their number, in pieces of a second at most: what belongs together, over stretches as well, and what is worth telling is for
-//! the log to decide. A key that expires or is evicted reaches a replica as a `DEL` or `UNLINK` of its own (`propagateDeletion`, db.c): in the
-//! stream that is the same as deleting keys one by one, so a storm of expiries stands out as well.
+//! It is found when a stretch leaves the spool and kept with the stretch's metadata, so that a log need not read the
+//! commands again. Deletions are noted whatever their number, in pieces of a second at most: what belongs together,
+//! over stretches as well, and what is worth telling is for the log to decide. A key that expires or is evicted reaches
+//! a replica as a `DEL` or `UNLINK` of its own (`propagateDeletion`, db.c): in the stream that is the same as deleting
+//! keys one by one, so a storm of expiries stands out as well.
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -109,8 +110,9 @@ impl FlushedOffsets {
         }
     }
 
-    /// Whether something that goes on from `end` to `before` was parted by a flush: who goes back to before the deletions after it is not asked
-    /// whether those before it are to be undone as well. Flushes that are counted together part all that lies among them.
+    /// Whether something that goes on from `end` to `before` was parted by a flush: who goes back to before the
+    /// deletions after it is not asked whether those before it are to be undone as well. Flushes that are counted
+    /// together part all that lies among them.
     #[must_use]
     pub fn separates(&self, db: u32, end: u64, before: u64) -> bool {
         let until = self.each.get(&db).copied().unwrap_or_default().max(self.all);
@@ -241,8 +243,8 @@ impl<'m> DeletionScanner<'m> {
         }
     }
 
-    /// Makes the list short again: of deletions what belongs together becomes one, and where that is not enough the smallest go, but never one
-    /// that may go on in another stretch.
+    /// Makes the list short again: of deletions what belongs together becomes one, and where that is not enough the
+    /// smallest go, but never one that may go on in another stretch.
     fn drop_smallest(&mut self) {
         let mut joined: Vec<TimedDeletion> = Vec::new();
         let (mut last, mut emptied) = (BTreeMap::<u32, usize>::new(), FlushedOffsets::default());

@@ -160,8 +160,8 @@ impl Spool {
         Ok((spooled.map(|spooled| SpooledStretch { bytes: bytes.freeze(), ..spooled }), !self.folder.is_torn(&rest)))
     }
 
-    /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a crash is kept beside it, and
-    /// said: it was acknowledged, and may be all there is of it.
+    /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a
+    /// crash is kept beside it, and said: it was acknowledged, and may be all there is of it.
     ///
     /// # Errors
     /// What the operating system said.
@@ -195,9 +195,10 @@ impl Spool {
         Ok(durable::rename(&path, &aside)?)
     }
 
-    /// Takes the beginning of a transaction away from the end of a file to which nothing is appended any more: after a failover the stream goes on
-    /// from before it, as a replica counts a transaction only when it is whole (`commandProcessed`, networking.c), and else the server sends it
-    /// again. It stays if it began in an earlier file, or goes on in one that begins at `next`; and if there is no room to write the file anew.
+    /// Takes the beginning of a transaction away from the end of a file to which nothing is appended any more: after a
+    /// failover the stream goes on from before it, as a replica counts a transaction only when it is whole
+    /// (`commandProcessed`, networking.c), and else the server sends it again. It stays if it began in an earlier file,
+    /// or goes on in one that begins at `next`; and if there is no room to write the file anew.
     ///
     /// # Errors
     /// The file can't be read.
@@ -209,7 +210,8 @@ impl Spool {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(
                 error,
-                "a transaction stays open at the end of a spooled stretch; should the server fail over now, that is a gap"
+                "a transaction stays open at the end of a spooled stretch; should the server fail over now, that is a \
+                    gap"
             );
         }
         Ok(())
@@ -235,7 +237,8 @@ impl Spool {
         written
     }
 
-    /// Removes a file, if there is one. Not synced: should it come back after a power cut, its stretch is found in the repository.
+    /// Removes a file, if there is one. Not synced: should it come back after a power cut, its stretch is found in the
+    /// repository.
     ///
     /// # Errors
     /// What the operating system said.
@@ -243,8 +246,8 @@ impl Spool {
         remove_file(&self.path(name))
     }
 
-    /// Makes a file durable that another run may have left, or whose sync failed: what the disk did not take is no longer seen after that.
-    /// Nothing if there is no such file.
+    /// Makes a file durable that another run may have left, or whose sync failed: what the disk did not take is no
+    /// longer seen after that. Nothing if there is no such file.
     ///
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk.
@@ -325,10 +328,12 @@ impl UnfinishedStretch {
         self.reading = Some(reading);
     }
 
-    /// Appends bytes that had come by `at`, with marks among them. They are safe only after [`UnfinishedStretch::sync`].
+    /// Appends bytes that had come by `at`, with marks among them. They are safe only after
+    /// [`UnfinishedStretch::sync`].
     ///
     /// # Errors
-    /// What the operating system said. The file may then end in half a frame, and nothing may be appended to it any more.
+    /// What the operating system said. The file may then end in half a frame, and nothing may be appended to it any
+    /// more.
     pub fn append(&mut self, bytes: &[u8], marks: Vec<ArrivalMark>, at: Timestamp) -> Result<(), SpoolError> {
         let last = bytes.len().div_ceil(MAX_FRAME_PLAIN_BYTES).saturating_sub(1);
         let mut marks = Some(marks);
@@ -358,11 +363,11 @@ impl UnfinishedStretch {
     }
 }
 
-/// The body of a fuzz target. The first byte chooses: the rest as a file, or as what is written into one. That is then cut anywhere, as by a
-/// crash, and has room behind it that was never written, or one byte of it is changed.
+/// The body of a fuzz target. The first byte chooses: the rest as a file, or as what is written into one. That is then
+/// cut anywhere, as by a crash, and has room behind it that was never written, or one byte of it is changed.
 ///
-/// Whatever is done, what is read is a prefix of what was written. A crash leaves every whole frame, and nothing that is worth keeping; where a
-/// whole frame does not open, the file is kept.
+/// Whatever is done, what is read is a prefix of what was written. A crash leaves every whole frame, and nothing that
+/// is worth keeping; where a whole frame does not open, the file is kept.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };

@@ -78,7 +78,8 @@ enum StoredCopy {
 fn conflict_error(place: &VaultRepository, key: &ObjectKey, what: &str) -> VaultError {
     let why = format!(
         "{what} than was received here: another receiver wrote it, of a server with another past, or it came there by \
-         other means; give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool keeps \
+         other means; give each server a [redis.NAME] of its own and let one receiver alone work for it. The spool \
+         keeps \
          what was received here; \
          `walkeep verify` tells whether what is stored is right"
     );

@@ -1,4 +1,5 @@
-//! The CRC-64 that ends an RDB file: polynomial `ad93d23594c935a9` ("Jones"), reflected, from zero and not inverted (`crc64.c`).
+//! The CRC-64 that ends an RDB file: polynomial `ad93d23594c935a9` ("Jones"), reflected, from zero and not inverted
+//! (`crc64.c`).
 
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -34,8 +35,10 @@ mod tests {
     fn check_values() {
         assert_eq!(update(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
         let lorem = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore et \
-                     dolore magna aliqua. Ut enim ad minim veniam, quis nostrud exercitation ullamco laboris nisi ut aliquip \
-                     ex ea commodo consequat. Duis aute irure dolor in reprehenderit in voluptate velit esse cillum dolore eu \
+                     dolore magna aliqua. Ut enim ad minim veniam, quis nostrud exercitation ullamco laboris nisi ut \
+                     aliquip \
+                     ex ea commodo consequat. Duis aute irure dolor in reprehenderit in voluptate velit esse cillum \
+                     dolore eu \
                      fugiat nulla pariatur. Excepteur sint occaecat cupidatat non proident, sunt in culpa qui officia \
                      deserunt mollit anim id est laborum.\0";
         assert_eq!(update(0, lorem.as_bytes()), 0xc779_4709_e696_83b3);

@@ -1,4 +1,5 @@
-//! What follows what in an RDB file (`rdbSaveObject` and `rdbLoadObject` in `rdb.c`), as steps for a [`super::RdbWalker`] to take.
+//! What follows what in an RDB file (`rdbSaveObject` and `rdbLoadObject` in `rdb.c`), as steps for a
+//! [`super::RdbWalker`] to take.
 
 use super::summary::{RdbMagic, RdbValueKind};
 
@@ -109,7 +110,8 @@ pub(super) const STREAM_NODE_STEPS: &[RdbStep] =
 
 /// What is made of a type byte: what the key holds, and the steps through it. `None` for a type that is not known.
 ///
-/// Types 22 and up mean other things to Redis (hashes with field expiry, first as in 7.4's release candidates) and Valkey.
+/// Types 22 and up mean other things to Redis (hashes with field expiry, first as in 7.4's release candidates) and
+/// Valkey.
 pub(super) fn value_steps(magic: RdbMagic, code: u8) -> Option<(RdbValueKind, &'static [RdbStep])> {
     const NUMBER: RdbStep = RdbStep::Number;
     Some(match (code, magic) {

@@ -122,7 +122,8 @@ pub(super) fn check_listpack(bytes: &[u8], group: u64) -> Result<u64, &'static s
 /// An entry of a stream that has the master entry's fields.
 const SAME_FIELDS_FLAG: i64 = 2;
 
-/// Checks a stream's listpack: the master entry, then entries and deleted entries as counted there (`streamValidateListpackIntegrity`).
+/// Checks a stream's listpack: the master entry, then entries and deleted entries as counted there
+/// (`streamValidateListpackIntegrity`).
 pub(super) fn check_stream_listpack(bytes: &[u8]) -> Result<u64, &'static str> {
     let (entries, told) = open_listpack(bytes).ok_or(BROKEN_STREAM_LISTPACK)?;
     check_listpack(bytes, 1)?;

@@ -1,7 +1,7 @@
 //! LZF, as RDB files compress strings (`lzf_d.c`): literal runs, and references at most 8 KiB back.
 //!
-//! [`LzfChecker`] needs none of the content: it follows how far the output has come, so a string of any length is checked as it flows by.
-//! [`decompress`] is for what must be looked into.
+//! [`LzfChecker`] needs none of the content: it follows how far the output has come, so a string of any length is
+//! checked as it flows by. [`decompress`] is for what must be looked into.
 
 /// Why a compressed string is none.
 pub(super) const BROKEN_LZF: &str = "an LZF string does not decompress";

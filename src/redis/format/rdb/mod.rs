@@ -1,11 +1,12 @@
 //! RDB: the file that a Redis or Valkey server writes its whole content into, and sends to its replicas.
 //!
-//! A [`RdbWalker`] takes a file in any pieces and walks every opcode and value, nested encodings too ([`listpack`], [`ziplist`]), for the outer
-//! checksum says nothing of what is inside: a damaged nested encoding behind a right checksum loads on some servers and crashes them later.
-//! It keeps counts only. Strings flow by whatever their length; what must be looked into is buffered up to [`RdbLimits::nested`].
+//! A [`RdbWalker`] takes a file in any pieces and walks every opcode and value, nested encodings too ([`listpack`],
+//! [`ziplist`]), for the outer checksum says nothing of what is inside: a damaged nested encoding behind a right
+//! checksum loads on some servers and crashes them later. It keeps counts only. Strings flow by whatever their length;
+//! what must be looked into is buffered up to [`RdbLimits::nested`].
 //!
-//! Not checked: whether keys or elements are there twice, and whether the pending entries of a stream's consumers are those of the group
-//! (only that they are no more), both of which would need memory in proportion to the data.
+//! Not checked: whether keys or elements are there twice, and whether the pending entries of a stream's consumers are
+//! those of the group (only that they are no more), both of which would need memory in proportion to the data.
 //!
 //! Source: `rdb.c`, `rdb.h` of Redis 6 to 8 and Valkey 8 and 9.
 

@@ -41,13 +41,15 @@ pub struct RdbDatabase {
     pub keys: u64,
     /// Of these, how many expire.
     pub with_expiry: u64,
-    /// Of these, how many had expired at [`super::RdbLimits::expired_by`]; a server that starts from the file as it is drops them.
+    /// Of these, how many had expired at [`super::RdbLimits::expired_by`]; a server that starts from the file as it is
+    /// drops them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub expired: u64,
     /// Collections without an element, which a server skips (`rdbLoadObject`).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub empty: u64,
-    /// Hashes of which fields expire by themselves: they may lose their last field, and themselves, while they are loaded.
+    /// Hashes of which fields expire by themselves: they may lose their last field, and themselves, while they are
+    /// loaded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub with_field_expiry: u64,
     /// How many keys of each kind.
@@ -120,7 +122,8 @@ impl RdbSummary {
         self.aux.get("redis-ver").or_else(|| self.aux.get("valkey-ver")).map(String::as_str)
     }
 
-    /// The database that the replication stream was in when the snapshot was made; the commands that follow begin there.
+    /// The database that the replication stream was in when the snapshot was made; the commands that follow begin
+    /// there.
     #[must_use]
     pub fn stream_database(&self) -> Option<u32> {
         self.aux.get("repl-stream-db")?.parse().ok()
@@ -132,7 +135,8 @@ impl RdbSummary {
         let mut warnings = Vec::new();
         if let Some(stopped) = &self.stopped {
             warnings.push(format!(
-                "not walked beyond byte {}: code {} belongs to a newer format than this walkeep knows; {} bytes are stored as they came",
+                "not walked beyond byte {}: code {} belongs to a newer format than this walkeep knows; {} bytes are \
+                    stored as they came",
                 stopped.at, stopped.code, stopped.opaque
             ));
         }

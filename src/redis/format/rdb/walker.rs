@@ -92,13 +92,15 @@ impl RdbWalker {
         done.inspect_err(|error| self.failed = Some(error.clone()))
     }
 
-    /// The database that the stream of commands behind the file acts on first, once that was met: it stands near the file's beginning.
+    /// The database that the stream of commands behind the file acts on first, once that was met: it stands near the
+    /// file's beginning.
     #[must_use]
     pub fn stream_database(&self) -> Option<u32> {
         self.walk.stream_database()
     }
 
-    /// Whether the end of the file has been met. A file of a newer format that is not understood to its end never says so.
+    /// Whether the end of the file has been met. A file of a newer format that is not understood to its end never says
+    /// so.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.phase == RdbWalkPhase::Done

@@ -1,12 +1,13 @@
-//! The Redis protocol (RESP2) as bytes: replies to what was asked ([`RedisReply`]), and the stream of commands that a server sends its replicas
-//! ([`CommandParser`]), each with its exact place in it.
+//! The Redis protocol (RESP2) as bytes: replies to what was asked ([`RedisReply`]), and the stream of commands that a
+//! server sends its replicas ([`CommandParser`]), each with its exact place in it.
 //!
-//! Offsets count every byte, as `master_repl_offset` does: commands of clients, `PING`, `REPLCONF GETACK` and empty lines alike
-//! (`replicationFeedReplicas` in replication.c). The parser knows which database a command acts on, and where the stream may be cut: never
-//! within a command, never between `MULTI` and `EXEC`, in which the effects of a script or function arrive too (`propagatePendingCommands`
-//! in server.c).
+//! Offsets count every byte, as `master_repl_offset` does: commands of clients, `PING`, `REPLCONF GETACK` and empty
+//! lines alike (`replicationFeedReplicas` in replication.c). The parser knows which database a command acts on, and
+//! where the stream may be cut: never within a command, never between `MULTI` and `EXEC`, in which the effects of a
+//! script or function arrive too (`propagatePendingCommands` in server.c).
 //!
-//! Nothing here allocates by what a length claims: of each command a bounded beginning is kept, the rest is counted and passed over.
+//! Nothing here allocates by what a length claims: of each command a bounded beginning is kept, the rest is counted and
+//! passed over.
 
 mod error;
 mod replication_stream;

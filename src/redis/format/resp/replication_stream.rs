@@ -7,8 +7,8 @@ use super::error::{RespError, parse_number};
 pub struct CommandLimits {
     /// Arguments of a command. `INT_MAX`, as `processMultibulkBuffer` (networking.c) has it.
     pub arguments: u64,
-    /// Bytes of an argument. 64 GiB: `proto-max-bulk-len` is 512 MiB as it comes and does not bind a master's stream; no server holds a
-    /// single value beyond this.
+    /// Bytes of an argument. 64 GiB: `proto-max-bulk-len` is 512 MiB as it comes and does not bind a master's stream;
+    /// no server holds a single value beyond this.
     pub argument: u64,
     /// Bytes of a line, as `PROTO_INLINE_MAX_SIZE` (server.h).
     pub line: usize,
@@ -224,7 +224,8 @@ impl CommandParser {
         self.in_transaction
     }
 
-    /// The last place among the bytes pushed where the stream may be cut; `None` if they began within a transaction that has not ended.
+    /// The last place among the bytes pushed where the stream may be cut; `None` if they began within a transaction
+    /// that has not ended.
     #[must_use]
     pub fn cut(&self) -> Option<StreamCut> {
         self.cut
@@ -283,8 +284,8 @@ impl CommandParser {
         line.strip_suffix(b"\r").unwrap_or(line)
     }
 
-    /// A whole first line: `*3`, or nothing. A command in a line of its own comes from no server, but from damage (`processInlineBuffer`,
-    /// networking.c).
+    /// A whole first line: `*3`, or nothing. A command in a line of its own comes from no server, but from damage
+    /// (`processInlineBuffer`, networking.c).
     fn begin_command(&mut self, each: &mut dyn FnMut(&ReplicatedCommand<'_>)) -> Result<(), RespError> {
         self.kept.clear();
         (self.count, self.done) = (0, 0);

@@ -1,9 +1,10 @@
 //! Keys: what the user keeps, what the repository keeps, and how one wraps the other.
 //!
-//! A **key-encryption key** is the user's: one line of text in a file, an environment variable, or the output of a command (which of them is
-//! read in `config`; here the text is only parsed). **Epoch keys** are random and stay in the repository as small objects, wrapped by a
-//! key-encryption key. Each sealed object has a key of its own, derived from the epoch key of its time. Changing the key-encryption key wraps
-//! the epoch keys anew and touches no data; a new epoch key seals what comes after it. The formats are in `docs/format/keys.md`.
+//! A **key-encryption key** is the user's: one line of text in a file, an environment variable, or the output of a
+//! command (which of them is read in `config`; here the text is only parsed). **Epoch keys** are random and stay in the
+//! repository as small objects, wrapped by a key-encryption key. Each sealed object has a key of its own, derived from
+//! the epoch key of its time. Changing the key-encryption key wraps the epoch keys anew and touches no data; a new
+//! epoch key seals what comes after it. The formats are in `docs/format/keys.md`.
 
 #[cfg(test)]
 mod tests;
@@ -59,7 +60,8 @@ pub enum SealKeyError {
     SeveralLines,
     /// Not the form of a key.
     #[error(
-        "this is no walkeep key; a key is a single line, walkeep-key:1: then 64 and 8 hexadecimal digits with a colon between"
+        "this is no walkeep key; a key is a single line, walkeep-key:1: then 64 and 8 hexadecimal digits with a colon \
+            between"
     )]
     NotAKey,
     /// The line is of a form this version does not know.
@@ -78,7 +80,8 @@ pub enum SealKeyError {
     NewerObject(u8),
     /// Wrapped by another key.
     #[error(
-        "the repository's key {key} is wrapped by key {wrapped_by}, but the key given is {given}; give the key it was made with"
+        "the repository's key {key} is wrapped by key {wrapped_by}, but the key given is {given}; give the key it was \
+            made with"
     )]
     WrongKey {
         /// The epoch key in question.
@@ -98,8 +101,8 @@ pub enum SealKeyError {
     Random(#[from] RandomnessError),
 }
 
-/// The name of an epoch key: 16 bytes, the first six of them its birth in Unix milliseconds, so that names sort by age. Prints as 32
-/// hexadecimal digits.
+/// The name of an epoch key: 16 bytes, the first six of them its birth in Unix milliseconds, so that names sort by age.
+/// Prints as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EpochKeyId([u8; 16]);
 
@@ -207,8 +210,8 @@ impl KeyEncryptionKey {
         Ok(KeyEncryptionKey(Zeroizing::new(random_bytes()?)))
     }
 
-    /// Reads a key from the text of a key file: one line `walkeep-key:1:<64 hex digits>:<8 hex digits>`. Blank lines, lines that begin with `#`
-    /// and blanks around the key are passed over.
+    /// Reads a key from the text of a key file: one line `walkeep-key:1:<64 hex digits>:<8 hex digits>`. Blank lines,
+    /// lines that begin with `#` and blanks around the key are passed over.
     ///
     /// # Errors
     /// [`SealKeyError`], whose message never holds any of the text.
@@ -394,7 +397,8 @@ fn wrapping_data(head: &[u8], repository: &str) -> Vec<u8> {
     [head, repository.as_bytes()].concat()
 }
 
-/// The epoch keys of a repository. The one with the greatest name, which is the youngest, seals what is new; all of them open.
+/// The epoch keys of a repository. The one with the greatest name, which is the youngest, seals what is new; all of
+/// them open.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
     current: (EpochKeyId, EpochKey),
@@ -434,8 +438,8 @@ impl KeyRing {
     }
 }
 
-/// Whether a repository's objects are encrypted. It is the repository's property, not an object's: a repository that encrypts opens nothing that
-/// is not encrypted, or whoever can write to the store could slip something in.
+/// Whether a repository's objects are encrypted. It is the repository's property, not an object's: a repository that
+/// encrypts opens nothing that is not encrypted, or whoever can write to the store could slip something in.
 #[derive(Clone, Debug)]
 pub enum ObjectEncryption {
     /// With AES-256-GCM, under these keys.
@@ -445,8 +449,9 @@ pub enum ObjectEncryption {
 }
 
 impl ObjectEncryption {
-    /// A key for a purpose beside sealing, such as naming chunks: derived from the current epoch key, so that what is so named says nothing to
-    /// whoever has not the key, and names change with the epoch. Without encryption it is a public constant.
+    /// A key for a purpose beside sealing, such as naming chunks: derived from the current epoch key, so that what is
+    /// so named says nothing to whoever has not the key, and names change with the epoch. Without encryption it is a
+    /// public constant.
     #[must_use]
     pub fn derived_key(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         match self {
@@ -455,7 +460,8 @@ impl ObjectEncryption {
         }
     }
 
-    /// What [`ObjectEncryption::derived_key`] gave when the key of this name was current. `None` if the ring does not have it.
+    /// What [`ObjectEncryption::derived_key`] gave when the key of this name was current. `None` if the ring does not
+    /// have it.
     #[must_use]
     pub fn derived_key_for(&self, id: EpochKeyId, purpose: &str) -> Option<Zeroizing<[u8; 32]>> {
         match self {

@@ -7,8 +7,9 @@ use crate::vault::seal::frame_table::{FOOTER_BYTES, HEADER_BYTES, ObjectFooter, 
 use crate::vault::seal::keys::{EpochKey, EpochKeyId, KeyRing, ObjectEncryption};
 use crate::vault::seal::sealing::{SealSpec, seal_salted};
 
-/// Opens anything. The first byte chooses: the rest as an object of an encrypted or of a clear repository; the rest with its checksums mended, so
-/// that the parser is reached behind them; or the rest sealed and then changed, which must not open as anything else.
+/// Opens anything. The first byte chooses: the rest as an object of an encrypted or of a clear repository; the rest
+/// with its checksums mended, so that the parser is reached behind them; or the rest sealed and then changed, which
+/// must not open as anything else.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some((choice, rest)) = data.split_first() else { return };

@@ -32,8 +32,8 @@ pub struct OpenedObject {
 
 /// Opens an object as a whole, on up to `threads` threads.
 ///
-/// Allocates the plaintext, at most [`SealedKind::max_len`], and about two frames a thread. Where the repository is encrypted, nothing of that size is
-/// allocated before the trailer, and with it every length, has proved authentic.
+/// Allocates the plaintext, at most [`SealedKind::max_len`], and about two frames a thread. Where the repository is
+/// encrypted, nothing of that size is allocated before the trailer, and with it every length, has proved authentic.
 ///
 /// # Errors
 /// [`OpenError`], with the part that is at fault.
@@ -87,8 +87,8 @@ impl fmt::Debug for Trailer {
     }
 }
 
-/// Opens the trailer of an object of `object_len` bytes from the last of them. Any number may be tried; too few are answered with how many
-/// it takes.
+/// Opens the trailer of an object of `object_len` bytes from the last of them. Any number may be tried; too few are
+/// answered with how many it takes.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -217,8 +217,8 @@ impl Trailer {
         self.metadata
     }
 
-    /// Which of the object's bytes have to be read for this range of the plaintext, so that [`Trailer::open_range`] can open it. Empty for an
-    /// empty range.
+    /// Which of the object's bytes have to be read for this range of the plaintext, so that [`Trailer::open_range`] can
+    /// open it. Empty for an empty range.
     #[must_use]
     pub fn stored_range(&self, plain: Range<u64>) -> Range<u64> {
         let frames = self.frames.get(self.frames_covering(&plain)).unwrap_or_default();

@@ -1,8 +1,9 @@
 //! A digest as bytes.
 //!
-//! One version byte, then fields in a fixed order: varints (seven bits a byte, lowest first), signed ones zigzag. Positions in the segment are
-//! given from its start; endings and events from the one before, times likewise. `docs/format/digest.md` has the table. A note about how the
-//! segment came may stand behind a digest; it is no part of it, as it does not depend on the segment.
+//! One version byte, then fields in a fixed order: varints (seven bits a byte, lowest first), signed ones zigzag.
+//! Positions in the segment are given from its start; endings and events from the one before, times likewise.
+//! `docs/format/digest.md` has the table. A note about how the segment came may stand behind a digest; it is no part of
+//! it, as it does not depend on the segment.
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,8 @@ use crate::postgres::wal::byte_reader::{ByteReader, put_signed, put_varint};
 use crate::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 use fields::{put_bytes, put_option, read_bytes, read_option};
 
-/// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as well.
+/// The version written here. Versions 1, which had no changes, and 2, which said nothing of tablespaces, are read as
+/// well.
 const DIGEST_VERSION: u8 = 3;
 /// The version of a digest with a note behind it; the digest itself is of version 3.
 const DIGEST_WITH_NOTE_VERSION: u8 = 4;
@@ -31,7 +33,8 @@ const MAX_REASON_BYTES: usize = 512;
 pub enum DigestFormatError {
     /// A later walkeep wrote it.
     #[error(
-        "this segment digest has format {0}, which this walkeep does not know; use a newer walkeep, or rebuild the digest from the segment"
+        "this segment digest has format {0}, which this walkeep does not know; use a newer walkeep, or rebuild the \
+            digest from the segment"
     )]
     Version(u8),
     /// It ends too soon, goes on too long, or says what no segment can contain.
@@ -88,7 +91,8 @@ impl SegmentDigest {
     /// Reads what [`SegmentDigest::to_bytes`] wrote.
     ///
     /// # Errors
-    /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the length of `bytes`.
+    /// [`DigestFormatError`] if it is of another version or not a digest. It allocates no more than some times the
+    /// length of `bytes`.
     pub fn from_bytes(bytes: &[u8]) -> Result<SegmentDigest, DigestFormatError> {
         let (body, _) = split_note(bytes).ok_or(DigestFormatError::Damaged("note"))?;
         let mut reader = ByteReader::new(body);
@@ -109,7 +113,8 @@ impl SegmentDigest {
         Ok(digest)
     }
 
-    /// Only what [`SegmentDigest::to_bytes`] wrote of the segment as a whole; fragments, endings and events are left empty. Most of a digest is those.
+    /// Only what [`SegmentDigest::to_bytes`] wrote of the segment as a whole; fragments, endings and events are left
+    /// empty. Most of a digest is those.
     ///
     /// # Errors
     /// [`DigestFormatError`] if it is of another version or does not begin like a digest.
@@ -118,7 +123,8 @@ impl SegmentDigest {
     }
 }
 
-/// A digest as [`SegmentDigest::to_bytes`] wrote it, with a note behind it. An empty one changes nothing, and neither does one of more than 64 KiB.
+/// A digest as [`SegmentDigest::to_bytes`] wrote it, with a note behind it. An empty one changes nothing, and neither
+/// does one of more than 64 KiB.
 #[must_use]
 pub fn with_note(mut bytes: Vec<u8>, note: &[u8]) -> Vec<u8> {
     if let (Ok(len @ 1..), Some(version)) = (u16::try_from(note.len()), bytes.first_mut()) {
@@ -258,7 +264,8 @@ fn read_fragment(reader: &mut ByteReader<'_>, start: Lsn) -> Option<Option<Recor
     }
 }
 
-/// One ending: distance from the one before in units of eight bytes · length in the same and kind · xid and time as differences.
+/// One ending: distance from the one before in units of eight bytes · length in the same and kind · xid and time as
+/// differences.
 fn put_endings(out: &mut Vec<u8>, endings: &[TransactionEnd], start: Lsn) {
     put_varint(out, endings.len() as u64);
     let (mut lsn, mut xid, mut micros) = (start, 0_i64, 0_i64);

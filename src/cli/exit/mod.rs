@@ -57,7 +57,8 @@ impl CliExitCode {
     }
 }
 
-/// What failed of several things that are done one after the other: it does not keep the rest from being done, and the worst ends the command.
+/// What failed of several things that are done one after the other: it does not keep the rest from being done, and the
+/// worst ends the command.
 #[derive(Debug, Default)]
 pub(super) struct FailureTally {
     several: bool,
@@ -110,8 +111,9 @@ impl CliError {
     }
 }
 
-/// What an error ends a command with. To PostgreSQL, every code up to 125 of a `restore_command` means that the file does not exist, which
-/// ends recovery and promotes the server (`RestoreArchivedFile`, xlogarchive.c); so there, trouble has a code of its own.
+/// What an error ends a command with. To PostgreSQL, every code up to 125 of a `restore_command` means that the file
+/// does not exist, which ends recovery and promotes the server (`RestoreArchivedFile`, xlogarchive.c); so there,
+/// trouble has a code of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ExitCodeRule {
     /// As the table says.
@@ -205,7 +207,8 @@ fn kind_if<E: Error + HasKind + 'static>(cause: &(dyn Error + 'static)) -> Optio
     cause.downcast_ref::<E>().map(HasKind::kind)
 }
 
-/// The error in one line, outermost first: `what: cause; what to do next`. A cause that its parent has already quoted is left out.
+/// The error in one line, outermost first: `what: cause; what to do next`. A cause that its parent has already quoted
+/// is left out.
 pub(super) fn error_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let mut last = String::new();
