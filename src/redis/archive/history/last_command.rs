@@ -23,7 +23,7 @@ pub enum LastCommandError {
     Read {
         /// The instance.
         instance: String,
-        /// Why.
+        /// The error of the repository.
         source: VaultError,
     },
     /// The commands are damaged.
