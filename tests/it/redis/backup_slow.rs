@@ -7,7 +7,8 @@ use crate::support::process::until;
 use crate::support::redis::{QUICK_REDIS, RedisServer, program};
 use crate::support::store::{Mode, Proxy, S3};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The server sends 200 MB to a repository that takes nothing yet.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// More than is held in memory between the server and the repository.
 const KEYS: &str = "200000";

@@ -183,17 +183,22 @@ impl Drop for Running {
     }
 }
 
-/// Asks again and again until there is an answer, or the limit is over.
+/// The pause between two questions that cost nothing, and the longest one.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
+
+/// Asks again and again until there is an answer, or the limit is over. A question that starts a program is asked less often: the pause is
+/// as long as the question took, so that the tests that wait leave the processors to those that work.
 pub(crate) fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
+        let asked = Instant::now();
         if let Some(answer) = ask() {
             return Some(answer);
         }
         if started.elapsed() > limit {
             return None;
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(asked.elapsed().clamp(PAUSES[0], PAUSES[1]));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Fresh data directories in a moment: `initdb` runs once per major and set of options, what it made is kept in the
 //! cache, and each cluster is a copy with a system identifier of its own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -19,8 +20,14 @@ pub(crate) fn create(major: u32, segment_size_mb: u32, checksums: bool, data: &P
 }
 
 fn template(major: u32, segment_size_mb: u32, checksums: bool) -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static KNOWN: Mutex<BTreeMap<(u32, u32, bool), PathBuf>> = Mutex::new(BTreeMap::new());
+    // Held while `initdb` runs, so that it runs once.
+    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    known.entry((major, segment_size_mb, checksums)).or_insert_with(|| made(major, segment_size_mb, checksums)).clone()
+}
+
+/// Makes the template unless an earlier test run has.
+fn made(major: u32, segment_size_mb: u32, checksums: bool) -> PathBuf {
     let bin = installed::bin(major);
     let mut version = process::command(bin.join("postgres"), Orphan::Kill);
     version.arg("--version");
