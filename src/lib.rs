@@ -2,7 +2,8 @@
 //!
 //! Two wings share one vault. The [`vault`] stores named, sealed, immutable objects in one or more repositories. The
 //! [`postgres`] wing and the [`redis`] wing each archive one store in it, and use the same words: `format` and `wire`
-//! below, `archive` above them, and then one flow for each verb of the command line. The wings never import each other.
+//! below, `archive` above them, and then one flow for each verb of the command line. The wings never import each other;
+//! [`joint`] brings both stores to one moment.
 //!
 //! **PostgreSQL.** WAL arrives over the replication protocol ([`postgres::receive`]) or as an `archive_command`
 //! ([`postgres::archive_push`]). Either way a whole segment goes through [`postgres::archive::ingest`]: every record is
@@ -20,7 +21,7 @@
 //! [`redis::archive`]).
 //!
 //! The modules below are in reading order, lowest layer first. A module imports only from the layers below its own,
-//! which `tests/tidy.rs` checks.
+//! which `tests/tidy/` checks.
 
 pub mod base;
 pub mod vault;

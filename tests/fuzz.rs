@@ -19,7 +19,7 @@ use rand::{RngExt as _, SeedableRng};
 
 type Target = (&'static str, &'static str, fn(&[u8]));
 
-/// `name => path` of each body; `fuzz/fuzz_targets/name.rs` calls the same.
+/// `name => path` of each body; the file of that name in `fuzz/fuzz_targets/` calls the same.
 macro_rules! targets {
     ($($name:ident => $path:path),* $(,)?) => {
         &[$((stringify!($name), stringify!($path), $path as fn(&[u8]))),*]

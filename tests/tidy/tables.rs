@@ -176,12 +176,7 @@ pub(crate) const FOREIGN_PAGES: [&str; 1] = ["lz4_Frame_format.md"];
 
 /// Faults that are excused for now, by file and by what it names. The list may only shrink: an entry that no longer
 /// occurs fails the test.
-pub(crate) const KNOWN: &[(&str, &str)] = &[
-    // References to files that do not exist.
-    ("src/lib.rs", "tests/tidy.rs"),
-    ("src/postgres/archive_get/mod.rs", "CLI.md"),
-    ("tests/fuzz.rs", "fuzz/fuzz_targets/name.rs"),
-];
+pub(crate) const KNOWN: &[(&str, &str)] = &[];
 
 /// Files of `src` that are in a component of more than one file of the import graph. May only fall.
 pub(crate) const FILES_IN_CYCLES: usize = 64;

@@ -64,7 +64,7 @@ pub enum WalFileSource {
 /// "There is no more": PostgreSQL ends recovery.
 pub const EXIT_ABSENT: u8 = 1;
 
-/// The exit code of a failure that `code` stands for elsewhere (CLI.md): above 125 unless a standby asks, so that
+/// The exit code of a failure that `code` stands for elsewhere: above 125 unless a standby asks, so that
 /// PostgreSQL stops instead of promoting. Also for failures before the archive is even open, like a configuration that
 /// cannot be read.
 #[must_use]

@@ -186,8 +186,9 @@ impl Drop for Running {
 /// The pause between two questions that cost nothing, and the longest one.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
 
-/// Asks again and again until there is an answer, or the limit is over. A question that starts a program is asked less often: the pause is
-/// as long as the question took, so that the tests that wait leave the processors to those that work.
+/// Asks again and again until there is an answer, or the limit is over. A question that starts a program is asked less
+/// often: the pause is as long as the question took, so that the tests that wait leave the processors to those that
+/// work.
 pub(crate) fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
