@@ -287,10 +287,14 @@ impl Cluster {
         self.wait_for("select not pg_is_in_recovery()");
     }
 
-    /// Waits until a query answers `t`.
+    /// Waits until a query answers `t`. An error is no answer yet: a standby may not have the table so far.
     pub(crate) fn wait_for(&self, query: &str) {
-        let asked = until(Duration::from_secs(60), || (self.sql(query) == "t").then_some(()));
-        assert!(asked.is_some(), "still not true: {query}\n{}", process::tail(&self.log(), 40));
+        let mut answer = Ok(String::new());
+        let asked = until(Duration::from_secs(60), || {
+            answer = self.try_sql(query);
+            answer.as_deref().is_ok_and(|answer| answer == "t").then_some(())
+        });
+        assert!(asked.is_some(), "still not true: {query}: {answer:?}\n{}", process::tail(&self.log(), 40));
     }
 
     /// One or more statements through psql over the Unix socket: rows in lines, columns with `|` between. Panics on an
