@@ -29,7 +29,7 @@ demo: build
 
 # Most tests wait for servers, so more of them run at once than there are cores. Their scratch directories are in memory if there is room:
 # each test makes and removes thousands of small files, in which ext4 spends more time than the test does.
-TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 ROOMY = $(shell [ -w /dev/shm ] && [ "$$(df --output=avail -k /dev/shm | tail -n 1)" -gt $$((8 << 20)) ] && \
   awk '/^MemAvailable/ { exit $$2 < 8 * 1048576 }' /proc/meminfo && echo /dev/shm)
 
