@@ -223,14 +223,12 @@ fn a_standby_sits_every_fault_out_and_goes_on_by_itself() {
         server.wait_for("select string_agg(n::text, ',' order by n) = '1,2,3' from t");
         let mend = mend.unwrap_or_else(|| scene.harm(fault));
         if let Some(fill) = hole {
+            // A process that opened the archive before the fault would find the segment.
+            asks_again(&server, fault);
+            wait_for_prefetchers(&scene.config);
             fill();
         }
-        // It has asked for the segment again and again by now.
-        let log_of = |server: &Cluster| server.log();
-        let asked = |log: &str| log.matches("cannot ").count();
-        let before = asked(&log_of(&server));
-        let again = until(Duration::from_secs(60), || (asked(&server.log()) >= before + 3).then_some(()));
-        assert!(again.is_some(), "{fault:?}: it does not ask again\n{}", process::tail(&server.log(), 30));
+        asks_again(&server, fault);
         assert!(server.is_running());
         assert_eq!(
             (server.sql("select pg_is_in_recovery()").as_str(), rows(&server).as_str()),
@@ -246,28 +244,44 @@ fn a_standby_sits_every_fault_out_and_goes_on_by_itself() {
     }
 }
 
+/// Waits until the standby has asked for the segment a few times more, each time in vain.
+fn asks_again(server: &Cluster, fault: Fault) {
+    let asked = || server.log().matches("cannot ").count();
+    let before = asked();
+    let again = until(Duration::from_secs(60), || (asked() >= before + 3).then_some(()));
+    assert!(again.is_some(), "{fault:?}: it does not ask again\n{}", process::tail(&server.log(), 30));
+}
+
+/// Waits until no process fetches ahead for this configuration.
+fn wait_for_prefetchers(config: &Path) {
+    let gone = until(Duration::from_secs(60), || prefetchers(config).is_empty().then_some(()));
+    assert!(gone.is_some(), "a prefetcher does not end");
+}
+
+/// The processes that fetch ahead for this configuration.
+fn prefetchers(config: &Path) -> Vec<Pid> {
+    let config = config.to_str().unwrap();
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        (line.contains(config) && line.contains("--fetch-ahead")).then_some(pid)
+    });
+    pids.collect()
+}
+
 /// Processes that fetch ahead for this configuration die all the time.
 #[test]
 fn a_killed_prefetcher_costs_nothing() {
     let scene = Scene::new();
-    let (over, config) = (Arc::new(AtomicBool::new(false)), scene.config.display().to_string());
+    let (over, config) = (Arc::new(AtomicBool::new(false)), scene.config.clone());
     let killer = std::thread::spawn({
         let over = Arc::clone(&over);
         move || {
             let mut killed = 0;
             while !over.load(Ordering::Relaxed) {
-                for entry in fs::read_dir("/proc").unwrap().flatten() {
-                    let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                    let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-                    if line.contains(&config)
-                        && line.contains("--fetch-ahead")
-                        && let Some(pid) = pid
-                        && rustix::process::kill_process(pid, Signal::KILL).is_ok()
-                    {
-                        killed += 1;
-                    }
-                }
+                let signal = |pid: &Pid| rustix::process::kill_process(*pid, Signal::KILL).is_ok();
+                killed += prefetchers(&config).iter().filter(|pid| signal(pid)).count();
                 std::thread::sleep(Duration::from_millis(1));
             }
             killed
