@@ -149,6 +149,12 @@ fn cycles_of_files_are_found() {
         ("src/vault/b.rs", "#[cfg(test)]\nmod tests { use super::super::a::A; }"),
     ];
     assert!(tree(&in_tests).cycles().is_empty());
+    // A visibility is no import.
+    let seen = [("src/vault/mod.rs", "mod a;\nuse a::A;"), ("src/vault/a.rs", "pub(in crate::vault) struct A;")];
+    assert!(tree(&seen).cycles().is_empty());
+    let named =
+        [("src/vault/mod.rs", "mod a;\nuse a::A;"), ("src/vault/a.rs", "pub(super) struct A(crate::vault::B);")];
+    assert_eq!(tree(&named).cycles(), [["src/vault/a.rs", "src/vault/mod.rs"]]);
 }
 
 #[test]

@@ -155,6 +155,10 @@ impl Walk {
                         at += 1;
                     }
                 }
+                // A visibility names who may import, and imports nothing.
+                Token::Name(word) if word == "pub" && code.get(at + 2).is_some_and(|(_, token, _)| token.is("in")) => {
+                    at += code[at..].iter().take_while(|(_, token, _)| **token != Token::Sign(')')).count();
+                }
                 Token::Name(word) if word == "use" && next != Some(&Token::Sign('<')) => {
                     at = self.use_tree(code, at + 1, Vec::new());
                     continue;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
+use super::machine::Machine;
 
 /// How often a clock is asked that is followed: often enough to notice within seconds that it was set.
 pub const CLOCK_PROBE_INTERVAL: Duration = Duration::from_secs(10);

@@ -8,13 +8,13 @@
 mod index_feed;
 mod push_handler;
 pub(in crate::cli) mod redis;
+mod stop_signal;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::args::help;
@@ -28,6 +28,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::receive::{self, ReceiveSettings};
 use index_feed::IndexFeed;
 use push_handler::PushHandler;
+use stop_signal::stop_on_signal;
 
 /// Stream WAL from a cluster, or the commands of a Redis instance, into the repository, in the foreground
 #[derive(Args, Debug)]
@@ -84,19 +85,6 @@ pub(in crate::cli) async fn run(args: ReceiveArgs, around: &CliContext) -> anyho
         return Err(CliError { code: CliExitCode::Failed, message }.into());
     }
     Ok(CliExitCode::Done)
-}
-
-/// Ends the receiver cleanly at the first SIGINT or SIGTERM.
-pub(in crate::cli) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-    Ok(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        tracing::info!("ending: what is under way is finished first");
-        // Nobody listens if the receiver has ended by itself.
-        stop.send_replace(true);
-        stop.closed().await;
-    })
 }
 
 /// Takes files from `archive-push`. Archiving does not depend on it: without, each push archives its file itself.

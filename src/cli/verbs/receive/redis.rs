@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
+use super::stop_signal::stop_on_signal;
 use crate::cli::context::CliContext;
 use crate::cli::exit::CliExitCode;
 use crate::cli::open;
-use crate::cli::receive::stop_on_signal;
 use crate::config::{Config, InstanceConfig};
 use crate::redis::archive::Archive;
 use crate::redis::receive as redis_receive;
