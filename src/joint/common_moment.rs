@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::{PlanOutcome, RestorePlan};
 
 /// How often both are asked for one moment. The second time is that of a point that one of them went back to; more is
 /// for a log with holes.
@@ -32,14 +32,13 @@ impl MomentAnswer {
     /// Where PostgreSQL goes that was asked for a moment or the nearest before.
     #[must_use]
     pub fn from_plan(plan: &RestorePlan, moment: Timestamp) -> MomentAnswer {
-        if !plan.reachable {
-            return MomentAnswer::Unreachable;
-        }
-        if !plan.reaches_other_point() {
-            return MomentAnswer::Reached;
-        }
+        let restore = match &plan.outcome {
+            PlanOutcome::Unreachable(_) | PlanOutcome::Refused { .. } => return MomentAnswer::Unreachable,
+            PlanOutcome::Target(_) => return MomentAnswer::Reached,
+            PlanOutcome::OtherPoint { restore, .. } => restore,
+        };
         // Its newest state is that of its last commit's time. For how much longer nobody knows.
-        let last = plan.last_commit_before.and_then(|commit| commit.time.to_timestamp());
+        let last = restore.commits.last.and_then(|commit| commit.time.to_timestamp());
         match last {
             Some(last) if last == moment => MomentAnswer::Reached,
             // Without a time before the moment there is none to ask Redis for.

@@ -13,7 +13,7 @@ use super::common_moment::{IdleInterval, MAX_AGREEMENT_ROUNDS, MomentAnswer, fin
 use super::error::JointError;
 use super::skew::{ClockSkew, read_clock_at};
 use crate::postgres::format::time::PgTime;
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::{ProvedRestore, RestorePlan};
 use crate::postgres::restore::planner::RestorePlanner;
 use crate::postgres::restore::target::RestoreRequest;
 use crate::redis::archive::history::last_command::LastCommand;
@@ -41,18 +41,46 @@ pub struct JointPlan {
     pub asked: Timestamp,
     /// The moment that both are planned for. It differs from the one asked for only with [`JointRequest::nearest`].
     pub moment: Timestamp,
+    /// The plan of each store for the moment.
+    pub plans: StorePlans,
+    /// How long the cluster has been idle, if only that keeps it from the moment.
+    pub idle: Option<IdleInterval>,
+    /// Whether both reach the moment.
+    pub outcome: JointOutcome,
+}
+
+/// The plan of each store for one moment.
+#[derive(Debug)]
+pub struct StorePlans {
     /// The plan of the cluster.
     pub postgres: RestorePlan,
     /// The plan of the instance.
     pub redis: Result<RestoreRoute, UnreachableState>,
-    /// Whether both plans are for one moment.
-    pub moment_agreed: bool,
-    /// How long the cluster has been idle, if only that keeps it from the moment.
-    pub idle: Option<IdleInterval>,
-    /// The last command that Redis replays.
-    pub last_command: Option<LastCommand>,
-    /// The bound on the skew, if both reach the moment.
-    pub skew: Option<ClockSkew>,
+}
+
+/// What both plans come to.
+#[derive(Debug)]
+pub enum JointOutcome {
+    /// Both reach the moment.
+    Reached {
+        /// The last command that Redis replays.
+        last_command: Option<LastCommand>,
+        /// The bound on the skew.
+        skew: Box<ClockSkew>,
+    },
+    /// Both were asked for several moments, and for each of them one store goes to an earlier moment.
+    NotAgreed,
+    /// One of them does not reach the moment, or neither does.
+    Unreachable,
+}
+
+/// What is restored if both stores reach the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct JointRestores<'p> {
+    /// The restore of the cluster.
+    pub postgres: &'p ProvedRestore,
+    /// The restore of the instance.
+    pub redis: &'p RestoreRoute,
 }
 
 impl JointPlan {
@@ -66,37 +94,30 @@ impl JointPlan {
         request: &JointRequest,
     ) -> Result<JointPlan, JointError> {
         let asked = request.moment;
-        let postgres = plan_postgres(&planner, request, asked, false).await?;
-        let redis = plan_redis(&instance, asked).await?;
-        let mut both = JointPlan {
-            planner,
-            instance,
-            asked,
-            moment: asked,
-            postgres,
-            redis,
-            moment_agreed: true,
-            idle: None,
-            last_command: None,
-            skew: None,
-        };
-        both.idle = both.idle_interval();
-        if let (true, false, Some(nearest)) = (request.nearest, both.is_reachable(), both.nearest_common_moment()) {
-            let common = find_common_moment(nearest, async |moment| {
-                both.moment = moment;
-                both.postgres = plan_postgres(&both.planner, request, moment, true).await?;
-                both.redis = plan_redis(&both.instance, moment).await?;
-                Ok::<_, JointError>([MomentAnswer::from_plan(&both.postgres, moment), both.redis_answer()])
+        let mut moment = asked;
+        let mut plans = StorePlans::make(&planner, &instance, request, (asked, false)).await?;
+        let idle = plans.idle_interval(asked);
+        let mut agreed = true;
+        if let (true, None, Some(nearest)) = (request.nearest, plans.restores(), plans.nearest_common_moment(asked)) {
+            let common = find_common_moment(nearest, async |next| {
+                moment = next;
+                plans = StorePlans::make(&planner, &instance, request, (next, true)).await?;
+                Ok::<_, JointError>([MomentAnswer::from_plan(&plans.postgres, next), plans.redis_answer()])
             });
-            let common = common.await?;
-            both.moment_agreed = common.is_some();
+            agreed = common.await?.is_some();
         }
-        if let (true, Ok(route)) = (both.is_reachable(), &both.redis) {
-            both.last_command = both.instance.find_last_command(route).await?;
-            let reading = read_clock_at(both.planner.archive(), &both.postgres, both.moment).await;
-            both.skew = Some(ClockSkew::new(route, both.moment, &reading, (both.cluster_name(), both.instance_name())));
-        }
-        Ok(both)
+        let outcome = match plans.restores() {
+            Some(JointRestores { postgres, redis }) if agreed => {
+                let last_command = instance.find_last_command(redis).await?;
+                let archive = planner.archive();
+                let reading = read_clock_at(archive, postgres, moment).await;
+                let names = (archive.cluster().as_str(), instance.name().as_str());
+                JointOutcome::Reached { last_command, skew: Box::new(ClockSkew::new(redis, moment, &reading, names)) }
+            }
+            _ if agreed => JointOutcome::Unreachable,
+            _ => JointOutcome::NotAgreed,
+        };
+        Ok(JointPlan { planner, instance, asked, moment, plans, idle, outcome })
     }
 
     /// The name of the cluster.
@@ -111,10 +132,77 @@ impl JointPlan {
         self.instance.name().as_str()
     }
 
-    /// Whether both reach the moment.
+    /// Both restores; `None` if one of the stores does not reach the moment.
     #[must_use]
-    pub const fn is_reachable(&self) -> bool {
-        self.moment_agreed && self.postgres.reachable && self.redis.is_ok()
+    pub fn restores(&self) -> Option<JointRestores<'_>> {
+        match self.outcome {
+            JointOutcome::Reached { .. } => self.plans.restores(),
+            JointOutcome::NotAgreed | JointOutcome::Unreachable => None,
+        }
+    }
+
+    /// The last command that Redis replays, if both reach the moment.
+    #[must_use]
+    pub const fn last_command(&self) -> Option<&LastCommand> {
+        match &self.outcome {
+            JointOutcome::Reached { last_command, .. } => last_command.as_ref(),
+            JointOutcome::NotAgreed | JointOutcome::Unreachable => None,
+        }
+    }
+
+    /// The bound on the skew, if both reach the moment.
+    #[must_use]
+    pub const fn skew(&self) -> Option<&ClockSkew> {
+        match &self.outcome {
+            JointOutcome::Reached { skew, .. } => Some(skew),
+            JointOutcome::NotAgreed | JointOutcome::Unreachable => None,
+        }
+    }
+
+    /// The newest moment up to the planned one that both reach, as far as each plan shows.
+    #[must_use]
+    pub fn nearest_common_moment(&self) -> Option<Timestamp> {
+        match self.outcome {
+            JointOutcome::Reached { .. } | JointOutcome::Unreachable => self.plans.nearest_common_moment(self.moment),
+            JointOutcome::NotAgreed => None,
+        }
+    }
+
+    /// Which of the two cannot reach the moment, and why; `None` if both can.
+    #[must_use]
+    pub fn unreachable_reason(&self) -> Option<String> {
+        if let JointOutcome::Reached { .. } = self.outcome {
+            return None;
+        }
+        let (main, cache) = (self.cluster_name(), self.instance_name());
+        let StorePlans { postgres, redis } = &self.plans;
+        Some(match (postgres.is_reachable(), redis) {
+            (true, Ok(_)) => format!(
+                "there is no moment to which both go: of {MAX_AGREEMENT_ROUNDS} that both were asked for, each was one \
+                 to which {main} or {cache} can only be brought by going further back; restore each by itself"
+            ),
+            (true, Err(not)) => format!("{main} can be restored there, {cache} cannot: {}", not.reason),
+            (false, Ok(_)) => format!("{cache} can be restored there, {main} cannot: {}", postgres.reason()),
+            (false, Err(not)) => {
+                format!("neither can be restored there. {main}: {}; {cache}: {}", postgres.reason(), not.reason)
+            }
+        })
+    }
+}
+
+impl StorePlans {
+    async fn make(
+        planner: &RestorePlanner,
+        instance: &Archive,
+        request: &JointRequest,
+        (moment, nearest): (Timestamp, bool),
+    ) -> Result<StorePlans, JointError> {
+        let postgres = plan_postgres(planner, request, moment, nearest).await?;
+        Ok(StorePlans { postgres, redis: plan_redis(instance, moment).await? })
+    }
+
+    fn restores(&self) -> Option<JointRestores<'_>> {
+        Some(JointRestores { postgres: self.postgres.restore()?, redis: self.redis.as_ref().ok()? })
     }
 
     /// The moment that Redis reaches, if it is asked for this one.
@@ -125,50 +213,27 @@ impl JointPlan {
         }
     }
 
+    /// The newest moment that Redis reaches up to the one planned for.
+    fn nearest_redis_moment(&self, planned: Timestamp) -> Option<Timestamp> {
+        match &self.redis {
+            Ok(_) => Some(planned),
+            Err(not) => not.nearest_before,
+        }
+    }
+
     /// The time since the last commit, if only PostgreSQL does not reach the moment, and only because nothing was
     /// committed since.
-    fn idle_interval(&self) -> Option<IdleInterval> {
-        let until = match &self.redis {
-            Ok(_) => Some(self.asked),
-            Err(not) => not.nearest_before,
-        };
-        IdleInterval::new(self.postgres.idle_since()?.to_timestamp()?, until?)
+    fn idle_interval(&self, asked: Timestamp) -> Option<IdleInterval> {
+        IdleInterval::new(self.postgres.idle_since()?.to_timestamp()?, self.nearest_redis_moment(asked)?)
     }
 
-    /// The newest moment up to the planned one that both reach, as far as each plan shows.
-    #[must_use]
-    pub fn nearest_common_moment(&self) -> Option<Timestamp> {
-        if !self.moment_agreed {
-            return None;
-        }
-        let postgres = match (self.postgres.reachable, &self.postgres.nearest_before) {
-            (true, _) => Some(self.moment),
-            (false, point) => point.as_ref().and_then(|point| point.time?.to_timestamp()),
+    fn nearest_common_moment(&self, planned: Timestamp) -> Option<Timestamp> {
+        let postgres = if self.postgres.is_reachable() {
+            planned
+        } else {
+            self.postgres.nearest_before()?.time?.to_timestamp()?
         };
-        let redis = match &self.redis {
-            Ok(_) => Some(self.moment),
-            Err(not) => not.nearest_before,
-        };
-        Some(postgres?.min(redis?))
-    }
-
-    /// Which of the two cannot reach the moment, and why; `None` if both can.
-    #[must_use]
-    pub fn unreachable_reason(&self) -> Option<String> {
-        let (main, cache) = (self.cluster_name(), self.instance_name());
-        match (self.postgres.reachable, &self.redis) {
-            (true, Ok(_)) if self.moment_agreed => None,
-            (true, Ok(_)) => Some(format!(
-                "there is no moment to which both go: of {MAX_AGREEMENT_ROUNDS} that both were asked for, each was one \
-                 to which {main} or {cache} can only be brought by going further back; restore each by itself"
-            )),
-            (true, Err(not)) => Some(format!("{main} can be restored there, {cache} cannot: {}", not.reason)),
-            (false, Ok(_)) => Some(format!("{cache} can be restored there, {main} cannot: {}", self.postgres.reason)),
-            (false, Err(not)) => Some(format!(
-                "neither can be restored there. {main}: {}; {cache}: {}",
-                self.postgres.reason, not.reason
-            )),
-        }
+        Some(postgres.min(self.nearest_redis_moment(planned)?))
     }
 }
 

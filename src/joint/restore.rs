@@ -4,8 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::error::JointError;
-use super::plan::JointPlan;
-use crate::redis::archive::RestoreRoute;
+use super::plan::{JointPlan, JointRestores};
 use crate::redis::restore::RestoreError;
 
 /// Checks that both folders are free and that neither is within the other, before anything is written to one of them.
@@ -40,12 +39,13 @@ pub fn check_destinations(pgdata: &Path, redis_dir: &Path) -> Result<(), JointEr
 /// [`JointError`].
 pub fn check_free_space(
     plan: &JointPlan,
-    route: &RestoreRoute,
+    restores: JointRestores<'_>,
     pgdata: &Path,
     redis_dir: &Path,
 ) -> Result<(), JointError> {
-    let Some(room) = &plan.postgres.room else { return Ok(()) };
-    let of_redis = route.snapshot.logical_bytes.saturating_add(route.command_bytes());
+    let JointRestores { postgres, redis } = restores;
+    let Some(room) = &postgres.room else { return Ok(()) };
+    let of_redis = redis.snapshot.logical_bytes.saturating_add(redis.command_bytes());
     let (needed, free) = (room.needed_bytes.saturating_add(of_redis), room.free_bytes);
     if needed <= free || device_of(pgdata)? != device_of(redis_dir)? {
         return Ok(());

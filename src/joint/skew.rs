@@ -16,7 +16,7 @@ use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo};
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::ProvedRestore;
 use crate::redis::archive::{RestoreRoute, SnapshotOrigin, StreamStretch};
 
 /// The receiver notes the time of what it has read so often, and so much may be read in between; where it read more
@@ -69,16 +69,16 @@ pub struct PostgresClockReading {
 }
 
 /// Looks for it beside the WAL. Nothing depends on it but how much is known, so that what cannot be read is no error.
-pub async fn read_clock_at(archive: &Archive, plan: &RestorePlan, moment: Timestamp) -> PostgresClockReading {
-    let beside = plan.last_commit_before.into_iter().chain(plan.first_commit_after).map(|commit| commit.lsn);
-    let found = match segments_around(archive, plan.timeline, beside).await {
+pub async fn read_clock_at(archive: &Archive, proved: &ProvedRestore, moment: Timestamp) -> PostgresClockReading {
+    let beside = proved.commits.last.into_iter().chain(proved.commits.next).map(|commit| commit.lsn);
+    let found = match segments_around(archive, proved.timeline, beside).await {
         Ok(names) => read_measurements(archive, &names, moment).await,
         Err(error) => PostgresClockReading { unread: Some(error), ..PostgresClockReading::default() },
     };
     if let Some(error) = &found.unread {
         tracing::warn!(
             error = error as &dyn std::error::Error,
-            cluster = plan.cluster,
+            cluster = archive.cluster().as_str(),
             "what was measured of the server's clock cannot be read"
         );
     }

@@ -34,12 +34,6 @@ pub enum RestoreError {
         /// The cluster.
         cluster: String,
     },
-    /// A plan that says that its target cannot be reached was to be carried out.
-    #[error("{reason}")]
-    Unreachable {
-        /// Why.
-        reason: String,
-    },
     /// The index.
     #[error(transparent)]
     Index(#[from] index::IndexError),
@@ -82,7 +76,6 @@ impl HasKind for RestoreError {
             RestoreError::UnknownBackup { .. }
             | RestoreError::UnknownTimeline { .. }
             | RestoreError::EmptyArchive { .. } => ErrorKind::NotFound,
-            RestoreError::Unreachable { .. } => ErrorKind::TargetUnreachable,
             RestoreError::Index(error) => error.kind(),
             RestoreError::Archive(error) => error.kind(),
             RestoreError::Manifest { .. } | RestoreError::Label { .. } => ErrorKind::Integrity,

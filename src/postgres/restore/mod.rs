@@ -42,7 +42,7 @@ use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
 use blocking::run_blocking;
 use destination::{CheckedDestination, Destination};
 use placement::Placement;
-use plan::{PlanBackup, PlanInput, RestorePlan};
+use plan::{PlanBackup, PlanInput, ProvedRestore, RestorePlan};
 use recovery_settings::{AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
 use target::{RecoveryTargetAction, RestoreRequest};
 
@@ -126,7 +126,7 @@ pub struct RestoredCluster {
     pub notes: Vec<String>,
 }
 
-/// Carries a plan out, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and
+/// Carries out the restore of a plan, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and
 /// bytes in all, from time to time. Not cancel safe: what is left of an interrupted restore cannot be started, and says
 /// so.
 ///
@@ -134,11 +134,11 @@ pub struct RestoredCluster {
 /// [`RestoreError`].
 pub async fn restore(
     archive: &Arc<Archive>,
-    plan: &RestorePlan,
+    proved: &ProvedRestore,
     wishes: &RestoreOptions,
     progress: impl Fn(u64, u64),
 ) -> Result<RestoredCluster, RestoreError> {
-    execute_plan(archive, plan, wishes, false, progress).await
+    execute_restore(archive, proved, wishes, false, progress).await
 }
 
 /// As [`restore`], into a data directory of the same cluster that is there already: what is right in it stays. Into one
@@ -148,36 +148,33 @@ pub async fn restore(
 /// [`RestoreError`].
 pub async fn restore_delta(
     archive: &Arc<Archive>,
-    plan: &RestorePlan,
+    proved: &ProvedRestore,
     wishes: &RestoreOptions,
     progress: impl Fn(u64, u64),
 ) -> Result<RestoredCluster, RestoreError> {
-    execute_plan(archive, plan, wishes, true, progress).await
+    execute_restore(archive, proved, wishes, true, progress).await
 }
 
-async fn execute_plan(
+async fn execute_restore(
     archive: &Arc<Archive>,
-    plan: &RestorePlan,
+    proved: &ProvedRestore,
     wishes: &RestoreOptions,
     over: bool,
     progress: impl Fn(u64, u64),
 ) -> Result<RestoredCluster, RestoreError> {
-    let (Some(label), Some(stop)) = (&plan.backup, plan.stop.filter(|_| plan.reachable)) else {
-        return Err(RestoreError::Unreachable { reason: plan.reason.clone() });
-    };
-    let manifest = Arc::new(read_manifest(archive, label).await?);
+    let manifest = Arc::new(read_manifest(archive, &proved.backup).await?);
     let summary = manifest.summary.clone();
     let recovery = RecoverySettings {
-        stop,
-        timeline: plan.timeline,
+        stop: proved.stop,
+        timeline: proved.timeline,
         action: wishes.action,
         restore_command: wishes.restore_command.clone(),
-        required: plan.required_settings,
+        required: proved.required_settings,
         keep_archiving: wishes.keep_archiving,
-        no_read_ahead: plan.hole_follows,
+        no_read_ahead: proved.hole_follows,
     };
     let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
-    let made = plan.tablespaces_made.clone();
+    let made = proved.tablespaces_made.clone();
     let (placement, notes) = run_blocking(move || {
         destination::check_created_tablespaces(&made)?;
         let existing = if over { CheckedDestination::check_existing(&destination, &read)? } else { None };
@@ -215,7 +212,7 @@ async fn execute_plan(
     progress(summary.logical_bytes, summary.logical_bytes);
     Ok(RestoredCluster {
         pgdata: placement.pgdata().to_owned(),
-        backup: label.clone(),
+        backup: proved.backup.clone(),
         files: summary.files,
         bytes: summary.logical_bytes,
         reused_bytes: placement.reused(),

@@ -61,9 +61,9 @@ impl RestorePlanner {
     pub fn check_destination(&self, plan: RestorePlan, pgdata: &Path) -> Result<RestorePlan, DestinationError> {
         let Some(identity) = &self.identity else { return Ok(plan) };
         let plan = plan.with_free_space(free_bytes_at(pgdata)?, identity.segment_size);
-        match check_created_tablespaces(&plan.tablespaces_made) {
-            Err(error) if plan.reachable => Ok(plan.made_unreachable(&error)),
-            _ => Ok(plan),
+        match plan.restore().map(|restore| check_created_tablespaces(&restore.tablespaces_made)) {
+            Some(Err(error)) => Ok(plan.refused(&error)),
+            Some(Ok(())) | None => Ok(plan),
         }
     }
 }

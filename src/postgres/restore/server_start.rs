@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::plan::{CommitPoint, RestorePlan};
+use super::plan::{CommitPoint, ProvedRestore};
 use super::resolve_target::RecoveryStop;
 use super::target::RecoveryTargetAction;
 use crate::base::clock::SharedClock;
@@ -134,7 +134,7 @@ impl ServerStart {
     /// [`ServerStartError`].
     pub async fn run(
         &self,
-        plan: &RestorePlan,
+        proved: &ProvedRestore,
         action: RecoveryTargetAction,
         clock: &SharedClock,
     ) -> Result<ReachedTarget, ServerStartError> {
@@ -147,11 +147,11 @@ impl ServerStart {
             clock.sleep(POLL_INTERVAL).await;
         };
         let (timeline, lsn) = seen;
-        if let (Some(reached), Some(stop)) = (lsn, plan.stop) {
-            check_reached(reached, stop)?;
+        if let Some(reached) = lsn {
+            check_reached(reached, proved.stop)?;
         }
         let seconds = clock.elapsed().saturating_sub(begun).as_secs_f64();
-        Ok(ReachedTarget { action, lsn, timeline, last_commit: plan.last_commit_before, seconds })
+        Ok(ReachedTarget { action, lsn, timeline, last_commit: proved.commits.last, seconds })
     }
 
     /// The directory with the programs of the data directory's own major version, which alone can read it.

@@ -15,7 +15,7 @@ use walkeep::postgres::format::segment::WalFileName;
 use walkeep::postgres::format::time::PgTime;
 use walkeep::postgres::index::WalIndex;
 use walkeep::postgres::restore::destination::Destination;
-use walkeep::postgres::restore::plan::RestorePlan;
+use walkeep::postgres::restore::plan::{PlanOutcome, ProvedRestore, RestorePlan, TargetPlace};
 use walkeep::postgres::restore::resolve_target::RecoveryStop;
 use walkeep::postgres::restore::server_start::{ReachedTarget, ServerStart, ServerStartError};
 use walkeep::postgres::restore::target::{
@@ -105,9 +105,15 @@ impl Rig {
         restore::plan_restore(&self.archive, &self.index().await, None, request).await.unwrap()
     }
 
+    /// Plans a target that can be reached.
+    async fn proved(&self, request: RestoreRequest) -> ProvedRestore {
+        let plan = self.plan(request).await;
+        plan.restore().unwrap_or_else(|| panic!("{}", plan.reason())).clone()
+    }
+
     async fn place(
         &self,
-        plan: &RestorePlan,
+        proved: &ProvedRestore,
         name: &str,
         action: RecoveryTargetAction,
         mapping: Vec<(PathBuf, PathBuf)>,
@@ -118,21 +124,20 @@ impl Rig {
             restore_command: format!("cp {}/%f \"%p\"", self.folder().display()),
             keep_archiving: false,
         };
-        restore::restore(&self.archive, plan, &wishes, |_, _| {}).await.unwrap()
+        restore::restore(&self.archive, proved, &wishes, |_, _| {}).await.unwrap()
     }
 
     /// Plans, restores, and runs the server up to its target.
-    async fn restored(&self, request: RestoreRequest, name: &str) -> (RestorePlan, ReachedTarget, Server) {
-        let plan = self.plan(request).await;
-        assert!(plan.reachable, "{}", plan.reason);
-        self.place(&plan, name, RecoveryTargetAction::Promote, Vec::new()).await;
-        let (reached, server) = self.started(&plan, name, RecoveryTargetAction::Promote).await;
-        (plan, reached.unwrap(), server)
+    async fn restored(&self, request: RestoreRequest, name: &str) -> (ProvedRestore, ReachedTarget, Server) {
+        let proved = self.proved(request).await;
+        self.place(&proved, name, RecoveryTargetAction::Promote, Vec::new()).await;
+        let (reached, server) = self.started(&proved, name, RecoveryTargetAction::Promote).await;
+        (proved, reached.unwrap(), server)
     }
 
     async fn started(
         &self,
-        plan: &RestorePlan,
+        proved: &ProvedRestore,
         name: &str,
         action: RecoveryTargetAction,
     ) -> (Result<ReachedTarget, ServerStartError>, Server) {
@@ -143,7 +148,7 @@ impl Rig {
             search: Vec::new(),
             options: vec![format!("-p {} -k {}", cluster::free_port(), self.scratch.path().display())],
         };
-        let reached = start.run(plan, action, &SystemClock::shared()).await;
+        let reached = start.run(proved, action, &SystemClock::shared()).await;
         (reached, server)
     }
 }
@@ -226,14 +231,14 @@ async fn a_random_moment_shows_exactly_what_was_committed_before_it() {
     for n in 0..6 {
         let (target, mut expected) = history.draw(&mut random);
         expected.retain(|xid| ours.contains(xid));
-        let (plan, reached, server) = rig.restored(drawn(&target), &format!("restored-{n}")).await;
-        assert_eq!(reached.last_commit, plan.last_commit_before, "{target:?}, seed {seed}");
-        used.insert(plan.backup.clone().unwrap());
+        let (proved, reached, server) = rig.restored(drawn(&target), &format!("restored-{n}")).await;
+        assert_eq!(reached.last_commit, proved.commits.last, "{target:?}, seed {seed}");
+        used.insert(proved.backup.clone());
         server.stop();
         let found = moments::shown(&server.pgdata);
         moments::check(&target, &expected, &found, seed);
         // What the plan says of the transactions beside the target is true.
-        if let Some(after) = plan.first_commit_after.filter(|after| ours.contains(&after.xid.get())) {
+        if let Some(after) = proved.commits.next.filter(|after| ours.contains(&after.xid.get())) {
             assert!(!found.contains(&after.xid.get()), "{target:?}, seed {seed}");
         }
     }
@@ -298,13 +303,13 @@ async fn every_kind_of_target_and_every_major_with_tablespaces() {
             if major != QUICK && name != "time" {
                 continue;
             }
-            let plan = rig.plan(request(target)).await;
-            let placed = rig.place(&plan, name, RecoveryTargetAction::Promote, mapping.clone()).await;
+            let proved = rig.proved(request(target)).await;
+            let placed = rig.place(&proved, name, RecoveryTargetAction::Promote, mapping.clone()).await;
             assert_eq!(
                 fs::metadata(&placed.pgdata).unwrap().permissions(),
                 fs::metadata(cluster.data()).unwrap().permissions()
             );
-            let (reached, server) = rig.started(&plan, name, RecoveryTargetAction::Promote).await;
+            let (reached, server) = rig.started(&proved, name, RecoveryTargetAction::Promote).await;
             let reached = reached.unwrap();
             assert_eq!((reached.timeline.get(), reached.action), (2, RecoveryTargetAction::Promote), "{major} {name}");
             assert_eq!(rows(&server), shown, "{major} {name}");
@@ -338,11 +343,14 @@ async fn a_time_after_the_last_commit_is_refused_and_the_nearest_point_reached()
     rig.settle(&cluster).await;
     let now = time(&(cluster.sql("select clock_timestamp()") + ":00"));
     let plan = rig.plan(request(now.clone())).await;
-    assert!(!plan.reachable, "PostgreSQL would end with: recovery ended before configured recovery target was reached");
-    assert!(plan.reason.contains("the last archived commit"), "{}", plan.reason);
-    assert!(plan.nearest_before.is_some());
-    let (plan, reached, server) = rig.restored(request(now).or_nearest(true), "nearest").await;
-    assert_eq!(reached.last_commit, plan.last_commit_before);
+    assert!(
+        !plan.is_reachable(),
+        "PostgreSQL would end with: recovery ended before configured recovery target was reached"
+    );
+    assert!(plan.reason().contains("the last archived commit"), "{}", plan.reason());
+    assert!(plan.nearest_before().is_some());
+    let (proved, reached, server) = rig.restored(request(now).or_nearest(true), "nearest").await;
+    assert_eq!(reached.last_commit, proved.commits.last);
     assert_eq!(rows(&server), "1,2,3,4");
 }
 
@@ -352,10 +360,10 @@ async fn a_server_can_pause_or_shut_down_at_its_target() {
     let cluster = Cluster::start(QUICK, rig.archiving(Options::default().segment_size_mb(1).set("hot_standby", "off")));
     let steps = steps(&rig, &cluster).await;
     rig.settle(&cluster).await;
-    let plan = rig.plan(request(time(&steps.between))).await;
+    let proved = rig.proved(request(time(&steps.between))).await;
     for (name, action) in [("paused", RecoveryTargetAction::Pause), ("stopped", RecoveryTargetAction::Shutdown)] {
-        rig.place(&plan, name, action, Vec::new()).await;
-        let (reached, server) = rig.started(&plan, name, action).await;
+        rig.place(&proved, name, action, Vec::new()).await;
+        let (reached, server) = rig.started(&proved, name, action).await;
         let reached = reached.unwrap();
         assert_eq!((reached.action, reached.timeline.get()), (action, 1));
         assert_eq!(server.pgdata.join("postmaster.pid").exists(), action == RecoveryTargetAction::Pause);
@@ -374,12 +382,12 @@ async fn a_server_that_ends_before_its_target_is_an_error_with_its_last_words() 
     let cluster = Cluster::start(QUICK, rig.archiving(Options::default().segment_size_mb(1)));
     steps(&rig, &cluster).await;
     rig.settle(&cluster).await;
-    let plan = rig.plan(request(RecoveryTarget::Latest)).await;
-    rig.place(&plan, "data", RecoveryTargetAction::Promote, Vec::new()).await;
+    let proved = rig.proved(request(RecoveryTarget::Latest)).await;
+    rig.place(&proved, "data", RecoveryTargetAction::Promote, Vec::new()).await;
     let auto_conf = rig.scratch.join("data/postgresql.auto.conf");
     let text = fs::read_to_string(&auto_conf).unwrap();
     fs::write(&auto_conf, text.replace("restore_command = 'cp ", "restore_command = 'exit 200; cp ")).unwrap();
-    let (reached, _server) = rig.started(&plan, "data", RecoveryTargetAction::Promote).await;
+    let (reached, _server) = rig.started(&proved, "data", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
         matches!(&error, ServerStartError::ServerEnded { last_words, .. } if last_words.contains("could not restore \
@@ -401,16 +409,16 @@ async fn settings_that_were_raised_after_the_backup_are_raised_in_the_restored_s
     cluster.restart();
     cluster.sql("insert into t values (5)");
     rig.settle(&cluster).await;
-    let (plan, _, server) = rig.restored(request(RecoveryTarget::Latest), "data").await;
-    assert_eq!(plan.required_settings.max_connections, 70, "the most that the log had");
+    let (proved, _, server) = rig.restored(request(RecoveryTarget::Latest), "data").await;
+    assert_eq!(proved.required_settings.max_connections, 70, "the most that the log had");
     assert_eq!(rows(&server), "1,2,3,4,5");
 
     // A server that got less waits and would wait for ever.
-    rig.place(&plan, "low", RecoveryTargetAction::Promote, Vec::new()).await;
+    rig.place(&proved, "low", RecoveryTargetAction::Promote, Vec::new()).await;
     let auto_conf = rig.scratch.join("low/postgresql.auto.conf");
     let text = fs::read_to_string(&auto_conf).unwrap();
     fs::write(&auto_conf, text.replace("max_connections = '70'", "max_connections = '25'")).unwrap();
-    let (reached, _server) = rig.started(&plan, "low", RecoveryTargetAction::Promote).await;
+    let (reached, _server) = rig.started(&proved, "low", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
         matches!(&error, ServerStartError::ServerStuck { why, .. } if why.contains("max_connections = 25")),
@@ -437,16 +445,16 @@ async fn a_restore_follows_the_timeline_it_was_told() {
     rig.settle(&standby).await;
 
     let on = |choice: &str| request(RecoveryTarget::Latest).on_timeline(choice.parse::<TargetTimeline>().unwrap());
-    let (plan, reached, server) = rig.restored(on("latest"), "latest").await;
-    assert_eq!((plan.timeline.get(), reached.timeline.get()), (2, 3));
+    let (proved, reached, server) = rig.restored(on("latest"), "latest").await;
+    assert_eq!((proved.timeline.get(), reached.timeline.get()), (2, 3));
     assert_eq!(rows(&server), "1,2,3,4,20,21");
-    let (plan, reached, server) = rig.restored(on("1"), "first").await;
-    assert_eq!((plan.timeline.get(), reached.timeline.get()), (1, 3), "2 is taken, as the archive tells the server");
+    let (proved, reached, server) = rig.restored(on("1"), "first").await;
+    assert_eq!((proved.timeline.get(), reached.timeline.get()), (1, 3), "2 is taken, as the archive tells the server");
     assert_eq!(rows(&server), "1,2,3,4,10");
     // Over the fork: from the backup before it to a target after it, and to one before.
     let first = restore::backup_summaries(&rig.archive).await.unwrap()[0].label.clone();
-    let (plan, _, server) = rig.restored(on("latest").from_backup(Some(first)), "over").await;
-    assert_eq!(plan.timeline.get(), 2);
+    let (proved, _, server) = rig.restored(on("latest").from_backup(Some(first)), "over").await;
+    assert_eq!(proved.timeline.get(), 2);
     assert_eq!(rows(&server), "1,2,3,4,20,21");
     let (_, _, server) = rig.restored(request(time(&steps.between)), "before").await;
     assert_eq!(rows(&server), "1,2");
@@ -471,10 +479,11 @@ async fn a_hole_is_found_before_anything_is_touched_and_the_server_stops_right_b
     let last = rig
         .plan(request(RecoveryTarget::Xid(parse_xid(&cluster.sql("select xmin from t where i = 6")).unwrap())))
         .await;
-    assert!(!last.reachable && last.reason.contains("not archived"), "{}", last.reason);
-    assert!(last.target_lsn.is_some() && last.nearest_before.is_some());
-    let plan = rig.plan(request(RecoveryTarget::Latest)).await;
-    assert!(plan.reachable && plan.hole_follows && matches!(plan.stop, Some(RecoveryStop::After(_))), "{plan:?}");
+    assert!(last.reason().contains("not archived"), "{}", last.reason());
+    let PlanOutcome::Unreachable(target) = &last.outcome else { panic!("{last:?}") };
+    assert!(matches!(target.place, TargetPlace::AfterObstacle { nearest_before: Some(_), .. }), "{target:?}");
+    let proved = rig.proved(request(RecoveryTarget::Latest)).await;
+    assert!(proved.hole_follows && matches!(proved.stop, RecoveryStop::After(_)), "{proved:?}");
     // As `archive-get` answers for a hole: PostgreSQL must not even ask.
     let wishes = RestoreOptions {
         destination: Destination { pgdata: rig.scratch.join("data"), mapping: Vec::new() },
@@ -482,8 +491,8 @@ async fn a_hole_is_found_before_anything_is_touched_and_the_server_stops_right_b
         restore_command: format!("case %f in {lost}) exit 200;; esac; cp {}/%f \"%p\"", rig.folder().display()),
         keep_archiving: false,
     };
-    restore::restore(&rig.archive, &plan, &wishes, |_, _| {}).await.unwrap();
-    let (reached, server) = rig.started(&plan, "data", RecoveryTargetAction::Promote).await;
+    restore::restore(&rig.archive, &proved, &wishes, |_, _| {}).await.unwrap();
+    let (reached, server) = rig.started(&proved, "data", RecoveryTargetAction::Promote).await;
     reached.unwrap();
     assert_eq!(rows(&server), "1,2,3,4");
 }

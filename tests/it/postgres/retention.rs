@@ -163,7 +163,7 @@ fn planned(log: &Log, bases: &[RetentionBackup], request: &RestoreRequest) -> Op
         })
         .collect();
     let world = plan::PlanInput { cluster: "main", bases: &bases, histories: &log.histories, facts: log };
-    plan::make_plan(world, request).ok().filter(|plan| plan.reachable)
+    plan::make_plan(world, request).ok().filter(RestorePlan::is_reachable)
 }
 
 fn world() -> impl Strategy<Value = (Log, Vec<RetentionBackup>, u64)> {
@@ -241,7 +241,7 @@ proptest! {
                     let request = RestoreRequest::new(target.clone(), false).unwrap().on_timeline(choice);
                     let Some(before) = planned(&log, &bases, &request) else { continue };
                     let after = planned(&less, &kept, &request);
-                    prop_assert_eq!(after.map(|plan| plan.stop), Some(before.stop), "{:?}", request);
+                    prop_assert_eq!(after.as_ref().and_then(RestorePlan::restore).map(|restore| restore.stop), before.restore().map(|restore| restore.stop), "{:?}", request);
                 }
             }
         }

@@ -8,14 +8,14 @@ use crate::cli::show::output::{
     MAX_ALIGNED_WIDTH, TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text,
 };
 use crate::cli::show::shell;
-use crate::joint::plan::JointPlan;
+use crate::joint::plan::{JointPlan, JointRestores};
 use crate::joint::skew::ClockSkew;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::restore::RestoredCluster;
-use crate::postgres::restore::plan::{CommitPoint, RestorePlan};
+use crate::postgres::restore::plan::{CommitPoint, PlanOutcome, ProvedRestore, RestorePlanDocument};
 use crate::postgres::restore::server_start::ReachedTarget;
-use crate::redis::archive::UnreachableState;
 use crate::redis::archive::history::last_command::LastCommand;
+use crate::redis::archive::{RestoreRoute, UnreachableState};
 use crate::redis::restore::checked_restore::FinishedRedisRestore;
 
 /// The column at which the text of a row begins.
@@ -41,7 +41,7 @@ pub(in crate::cli) struct JointRestoreJson<'r> {
 #[derive(serde::Serialize)]
 struct JointPostgresJson<'r> {
     cluster: &'r str,
-    plan: &'r RestorePlan,
+    plan: RestorePlanDocument<'r>,
     restored: Option<&'r RestoredCluster>,
     reached: Option<&'r ReachedTarget>,
 }
@@ -58,25 +58,26 @@ struct JointRedisJson<'r> {
 impl<'r> JointRestoreJson<'r> {
     /// A plan that is not carried out.
     pub(in crate::cli) fn new(plan: &'r JointPlan, estimator: &RestoreEstimator) -> JointRestoreJson<'r> {
-        let nearest = plan.nearest_common_moment().filter(|_| !plan.is_reachable());
+        let reachable = plan.restores().is_some();
+        let nearest = plan.nearest_common_moment().filter(|_| !reachable);
         JointRestoreJson {
-            reachable: plan.is_reachable(),
+            reachable,
             reason: plan.unreachable_reason(),
             asked: PgTime::from_timestamp(plan.asked),
             moment: PgTime::from_timestamp(plan.moment),
             nearest: nearest.map(PgTime::from_timestamp),
             redis_goes_back_seconds: plan.idle.map(|idle| idle.duration().as_secs_f64()),
-            skew: plan.skew.as_ref(),
+            skew: plan.skew(),
             postgres: JointPostgresJson {
                 cluster: plan.cluster_name(),
-                plan: &plan.postgres,
+                plan: RestorePlanDocument::from(&plan.plans.postgres),
                 restored: None,
                 reached: None,
             },
             redis: JointRedisJson {
                 instance: plan.instance_name(),
-                plan: RedisPlanJson::from_route(&plan.redis, estimator),
-                last_command: plan.last_command.as_ref(),
+                plan: RedisPlanJson::from_route(&plan.plans.redis, estimator),
+                last_command: plan.last_command(),
                 done: None,
             },
         }
@@ -100,7 +101,7 @@ pub(in crate::cli) fn print_plan(plan: &JointPlan, out: &TerminalOutput) -> anyh
     let (main, cache) = (plan.cluster_name(), plan.instance_name());
     let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
     out.print_line(out.style(TextTone::Strong, format!("{main} and {cache} to {}", time(plan.moment))))?;
-    if plan.moment != plan.asked && plan.is_reachable() {
+    if plan.moment != plan.asked && plan.restores().is_some() {
         let note = format!("the newest moment that both can reach before {}", time(plan.asked));
         print_row(out, "note", out.style(TextTone::Warning, note))?;
     }
@@ -115,21 +116,23 @@ pub(in crate::cli) fn print_plan(plan: &JointPlan, out: &TerminalOutput) -> anyh
             None => print_row(out, "both reach", "nothing before it; walkeep list shows what each can")?,
         }
         print_idle(plan, out)?;
-        if let Err(UnreachableState { nearest_after: Some(after), .. }) = &plan.redis {
+        if let Err(UnreachableState { nearest_after: Some(after), .. }) = &plan.plans.redis {
             print_row(out, "oldest after", format!("{cache}: {}", time(*after)))?;
         }
-        if let Some(after) = plan.postgres.nearest_after.as_ref().and_then(|point| point.time) {
+        if let Some(after) = plan.plans.postgres.nearest_after().and_then(|point| point.time) {
             print_row(out, "oldest after", format!("{main}: {}", out.format_time(after)))?;
         }
         return Ok(());
     }
     print_row(out, "reachable", out.style(TextTone::Good, "both"))?;
-    if plan.postgres.reaches_other_point() {
-        print_paragraph(out, "but", &plan.postgres.reason)?;
+    if let PlanOutcome::OtherPoint { .. } = plan.plans.postgres.outcome {
+        print_paragraph(out, "but", &plan.plans.postgres.reason())?;
     }
     print_idle(plan, out)?;
-    print_postgres(plan, out)?;
-    print_redis(plan, out)?;
+    if let Some(JointRestores { postgres, redis }) = plan.restores() {
+        print_postgres(plan.cluster_name(), postgres, out)?;
+        print_redis(plan, redis, out)?;
+    }
     print_skew(plan, out)
 }
 
@@ -153,26 +156,24 @@ fn print_idle(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
     commands.into_iter().try_for_each(|command| out.print_line(format!("    {}", out.style(TextTone::Strong, command))))
 }
 
-fn print_postgres(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
-    let (plan, name) = (&plan.postgres, plan.cluster_name());
+fn print_postgres(name: &str, restore: &ProvedRestore, out: &TerminalOutput) -> anyhow::Result<()> {
     let commit =
         |commit: CommitPoint| format!("transaction {} at {}, {}", commit.xid, commit.lsn, out.format_time(commit.time));
-    let backup = plan.backup.as_deref().unwrap_or("none");
-    let log = format!("{}, {} of WAL", format_count(plan.wal_segments, "segment"), format_bytes(plan.wal_bytes));
-    print_row(out, name, format!("backup {backup}, {log}"))?;
-    print_row(out, "  last kept", plan.last_commit_before.map_or_else(|| "none since the backup".to_owned(), commit))?;
-    print_row(out, "  first undone", plan.first_commit_after.map_or_else(|| "none is archived".to_owned(), commit))
+    let log =
+        format!("{}, {} of WAL", format_count(restore.wal_segments, "segment"), format_bytes(restore.work.wal_bytes));
+    print_row(out, name, format!("backup {}, {log}", restore.backup))?;
+    print_row(out, "  last kept", restore.commits.last.map_or_else(|| "none since the backup".to_owned(), commit))?;
+    print_row(out, "  first undone", restore.commits.next.map_or_else(|| "none is archived".to_owned(), commit))
 }
 
-fn print_redis(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
-    let Ok(reach) = &plan.redis else { return Ok(()) };
+fn print_redis(plan: &JointPlan, reach: &RestoreRoute, out: &TerminalOutput) -> anyhow::Result<()> {
     let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
     let snapshot = &reach.snapshot;
     let keys = format_count(snapshot.walk.keys(), "key");
     let behind = format_bytes(reach.command_bytes());
     print_row(out, plan.instance_name(), format!("snapshot {}, {keys}, {behind} of commands", snapshot.label))?;
     let offset = reach.to.map_or_else(String::new, |to| format!("offset {}, ", to.offset));
-    let last = match &plan.last_command {
+    let last = match plan.last_command() {
         Some(last) => format!("{} in db{}, {offset}come by {}", last.name, last.database, time(reach.at)),
         None if reach.stretches.is_empty() => format!("{offset}the snapshot itself, {}", time(reach.at)),
         None => format!("{offset}come by {}", time(reach.at)),
@@ -186,7 +187,7 @@ fn print_redis(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
 }
 
 pub(in crate::cli) fn print_skew(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
-    let Some(skew) = &plan.skew else { return Ok(()) };
+    let Some(skew) = plan.skew() else { return Ok(()) };
     print_paragraph(out, "skew", &skew.describe(plan.cluster_name(), plan.instance_name()))?;
     skew.assumptions()
         .iter()

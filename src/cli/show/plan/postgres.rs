@@ -7,7 +7,10 @@ use crate::cli::args::target::PostgresTargetArgs;
 use crate::cli::show::output::{
     TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
 };
-use crate::postgres::restore::plan::{CommitPoint, ReachablePoint, RestorePlan};
+use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::restore::plan::{
+    CommitPoint, DiskRequirement, PlanOutcome, ProvedRestore, RestorePlan, UnreachableTarget,
+};
 use crate::postgres::restore::resolve_target::RecoveryStop;
 use crate::postgres::restore::target::RecoveryTarget;
 
@@ -22,20 +25,21 @@ fn plan_lines(
     (program, asked): (&str, bool),
     out: &TerminalOutput,
 ) -> Vec<String> {
-    let mut page = PlanPage { lines: Vec::new(), program, out };
+    let mut page = PlanPage { lines: Vec::new(), plan, program, out };
     page.lines.push(out.style(TextTone::Strong, format!("{} to {}", plan.cluster, describe_target(plan, args, out))));
     page.lines.push(String::new());
-    if plan.reachable {
-        page.push_reachable(plan);
-    } else {
-        page.push_unreachable(plan);
+    match &plan.outcome {
+        PlanOutcome::Target(restore) => page.push_reachable(restore, None),
+        PlanOutcome::OtherPoint { restore, .. } => page.push_reachable(restore, Some(&plan.reason())),
+        PlanOutcome::Refused { restore, reason } => page.push_refused(restore, reason),
+        PlanOutcome::Unreachable(target) => page.push_unreachable(target),
     }
-    page.push_commits(plan);
+    page.push_commits();
     for note in &plan.notes {
         page.push_paragraph("note", note);
     }
-    if asked || !plan.reachable {
-        page.push_next_command(plan, args);
+    if asked || !plan.is_reachable() {
+        page.push_next_command(args);
     }
     page.lines
 }
@@ -70,6 +74,7 @@ fn describe_target(plan: &RestorePlan, args: &PostgresTargetArgs, out: &Terminal
 
 struct PlanPage<'p> {
     lines: Vec<String>,
+    plan: &'p RestorePlan,
     program: &'p str,
     out: &'p TerminalOutput,
 }
@@ -87,104 +92,122 @@ impl PlanPage<'_> {
         }
     }
 
-    fn push_reachable(&mut self, plan: &RestorePlan) {
+    /// `but` is why another point than the target is reached.
+    fn push_reachable(&mut self, restore: &ProvedRestore, but: Option<&str>) {
         self.push_row("reachable", self.out.style(TextTone::Good, "yes"));
-        if plan.reaches_other_point() {
-            self.push_paragraph("but", &plan.reason);
+        if let Some(but) = but {
+            self.push_paragraph("but", but);
         }
-        if let Some(stop) = plan.stop {
-            self.push_row("stops", describe_stop(stop, plan));
-        }
-        self.push_row("backup", plan.backup.as_deref().unwrap_or("none"));
-        let records = format_count(plan.wal_records, "record");
+        self.push_row("stops", describe_stop(restore));
+        self.push_row("backup", &restore.backup);
+        let records = format_count(restore.work.wal_records, "record");
         self.push_row(
             "replay",
             format!(
                 "{}, {} of WAL, {records}",
-                format_count(plan.wal_segments, "segment"),
-                format_bytes(plan.wal_bytes)
+                format_count(restore.wal_segments, "segment"),
+                format_bytes(restore.work.wal_bytes)
             ),
         );
-        let basis = estimate_basis(plan.estimated_from_restores);
-        let takes = format_duration(Duration::from_secs(plan.estimated_seconds));
+        let basis = estimate_basis(self.plan.measured_restores);
+        let takes = format_duration(Duration::from_secs(restore.estimated_seconds));
         self.push_row("takes about", takes + &self.out.style(TextTone::Quiet, format!("  {basis}")));
-        if let Some(room) = &plan.room {
-            self.push_row(
-                "room",
-                format!("{} needed, {} free", format_bytes(room.needed_bytes), format_bytes(room.free_bytes)),
-            );
+        if let Some(room) = &restore.room {
+            self.push_row("room", describe_room(room));
         }
-        if plan.hole_follows {
+        if restore.hole_follows {
             self.push_row("note", "WAL is missing right after the target; the server will not read ahead");
         }
     }
 
-    fn push_unreachable(&mut self, plan: &RestorePlan) {
-        self.push_row("reachable", self.out.style(TextTone::Bad, "NO"));
-        self.push_paragraph("why", &plan.reason);
-        if let Some(room) = plan.room.as_ref().filter(|room| !room.is_enough()) {
-            let (needed, free) = (format_bytes(room.needed_bytes), format_bytes(room.free_bytes));
-            self.push_row("room", self.out.style(TextTone::Bad, format!("{needed} needed, {free} free")));
+    fn push_refused(&mut self, restore: &ProvedRestore, reason: &str) {
+        self.push_not_reachable(reason);
+        if let Some(room) = missing_room(restore) {
+            self.push_row("room", self.out.style(TextTone::Bad, describe_room(room)));
         }
-        if let Some(lsn) = plan.target_lsn {
-            self.push_row("target", format!("is at {lsn} on timeline {}", plan.timeline));
+        self.push_position(restore.stop, restore.timeline);
+    }
+
+    fn push_unreachable(&mut self, target: &UnreachableTarget) {
+        self.push_not_reachable(&target.reason);
+        if let Some(stop) = target.place.stop() {
+            self.push_position(stop, target.timeline);
         }
     }
 
-    fn push_commits(&mut self, plan: &RestorePlan) {
+    fn push_not_reachable(&mut self, reason: &str) {
+        self.push_row("reachable", self.out.style(TextTone::Bad, "NO"));
+        self.push_paragraph("why", reason);
+    }
+
+    fn push_position(&mut self, stop: RecoveryStop, timeline: TimelineId) {
+        self.push_row("target", format!("is at {} on timeline {timeline}", stop.lsn()));
+    }
+
+    fn push_commits(&mut self) {
         let commit = |commit: CommitPoint| {
             format!("transaction {} at {}, {}", commit.xid, commit.lsn, self.out.format_time(commit.time))
         };
         let known = |commit: Option<String>, none: &str, fate: &str| match commit {
-            Some(text) if plan.reachable => text + &self.out.style(TextTone::Quiet, format!("  {fate}")),
+            Some(text) if self.plan.is_reachable() => text + &self.out.style(TextTone::Quiet, format!("  {fate}")),
             Some(text) => text,
             None => none.to_owned(),
         };
-        let last = known(plan.last_commit_before.map(commit), "none is known", "kept");
-        let next = known(plan.first_commit_after.map(commit), "none is archived", "undone");
+        let commits = self.plan.commits();
+        let last = known(commits.last.map(commit), "none is known", "kept");
+        let next = known(commits.next.map(commit), "none is archived", "undone");
         self.push_row("last commit", last);
         self.push_row("next commit", next);
     }
 
-    fn push_next_command(&mut self, plan: &RestorePlan, args: &PostgresTargetArgs) {
-        let program = self.program;
-        let restore = |options: &str| format!("{program} restore postgres {} --pgdata DIR {options}", plan.cluster);
+    fn push_next_command(&mut self, args: &PostgresTargetArgs) {
+        let (program, cluster) = (self.program, &self.plan.cluster);
+        let restore = |options: &str| format!("{program} restore postgres {cluster} --pgdata DIR {options}");
         self.lines.push(String::new());
-        if plan.reachable {
-            self.lines.push("To do it:".to_owned());
-            let command = restore(&target::target_options(args));
-            self.lines.push(format!("  {} --start", self.out.style(TextTone::Strong, command.trim_end())));
-            return;
-        }
-        if plan.room.as_ref().is_some_and(|room| !room.is_enough()) {
-            self.lines.push("Make room there, or choose another place.".to_owned());
-            return;
-        }
-        let points = [("before", &plan.nearest_before), ("after", &plan.nearest_after)];
-        if points.iter().all(|(_, point)| point.is_none()) {
-            // What keeps it from this machine says what to do.
-            if plan.backup.is_some() {
-                return;
+        match &self.plan.outcome {
+            PlanOutcome::Target(_) | PlanOutcome::OtherPoint { .. } => {
+                self.lines.push("To do it:".to_owned());
+                let command = restore(&target::target_options(args));
+                self.lines.push(format!("  {} --start", self.out.style(TextTone::Strong, command.trim_end())));
             }
-            let what = "No point near it can be reached. walkeep list shows what can.";
-            self.lines.push(what.to_owned());
-            return;
-        }
-        self.lines.push("What can be reached instead:".to_owned());
-        for (side, point) in points {
-            if let Some(ReachablePoint { lsn, time, backup, options }) = point {
-                let time =
-                    time.map_or_else(String::new, |time| format!(", last commit {}", self.out.format_time(time)));
-                self.lines.push(format!("  {side} it: {lsn}{time}, from backup {backup}"));
-                self.lines.push(format!("    {}", self.out.style(TextTone::Strong, restore(options))));
+            PlanOutcome::Refused { restore, .. } => {
+                // Any other reason for the refusal says what to do.
+                if missing_room(restore).is_some() {
+                    self.lines.push("Make room there, or choose another place.".to_owned());
+                }
+            }
+            PlanOutcome::Unreachable(target) => {
+                let points = [("before", target.place.nearest_before()), ("after", target.place.nearest_after())];
+                if points.iter().all(|(_, point)| point.is_none()) {
+                    self.lines.push("No point near it can be reached. walkeep list shows what can.".to_owned());
+                    return;
+                }
+                self.lines.push("What can be reached instead:".to_owned());
+                for (side, point) in points {
+                    let Some(point) = point else { continue };
+                    let shown = |time| format!(", last commit {}", self.out.format_time(time));
+                    let time = point.time.map_or_else(String::new, shown);
+                    self.lines.push(format!("  {side} it: {}{time}, from backup {}", point.lsn(), point.backup));
+                    let command = restore(&point.options());
+                    self.lines.push(format!("    {}", self.out.style(TextTone::Strong, command)));
+                }
             }
         }
     }
 }
 
-fn describe_stop(stop: RecoveryStop, plan: &RestorePlan) -> String {
-    let timeline = plan.timeline;
-    match stop {
+/// The space at a destination that has too little of it.
+fn missing_room(restore: &ProvedRestore) -> Option<&DiskRequirement> {
+    restore.room.as_ref().filter(|room| !room.is_enough())
+}
+
+fn describe_room(room: &DiskRequirement) -> String {
+    format!("{} needed, {} free", format_bytes(room.needed_bytes), format_bytes(room.free_bytes))
+}
+
+fn describe_stop(restore: &ProvedRestore) -> String {
+    let timeline = restore.timeline;
+    match restore.stop {
         RecoveryStop::Before(lsn) => format!("before the record at {lsn} on timeline {timeline}"),
         RecoveryStop::After(lsn) => format!("after the record at {lsn} on timeline {timeline}"),
         RecoveryStop::Consistent(lsn) => format!("where the backup is consistent, {lsn} on timeline {timeline}"),

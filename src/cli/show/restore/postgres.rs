@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration};
 use crate::cli::show::shell;
 use crate::postgres::restore::RestoredCluster;
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::RestorePlanDocument;
 use crate::postgres::restore::server_start::ReachedTarget;
 use crate::postgres::restore::target::RecoveryTargetAction;
 
 /// What `restore --json` prints.
 #[derive(serde::Serialize)]
 pub(in crate::cli) struct PostgresRestoreJson<'r> {
-    pub(in crate::cli) plan: &'r RestorePlan,
+    pub(in crate::cli) plan: RestorePlanDocument<'r>,
     pub(in crate::cli) restored: Option<&'r RestoredCluster>,
     pub(in crate::cli) reached: Option<&'r ReachedTarget>,
 }

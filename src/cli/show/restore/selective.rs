@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_duration, text_width, wrap_text};
 use crate::cli::show::shell;
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::RestorePlanDocument;
 use crate::postgres::restore::selective::{RestoreLeftovers, SelectedObject, SelectiveRestoreReport};
 
 /// What `--json` prints.
 #[derive(serde::Serialize)]
 pub(in crate::cli) struct SelectiveRestoreJson<'r> {
-    pub(in crate::cli) plan: &'r RestorePlan,
+    pub(in crate::cli) plan: RestorePlanDocument<'r>,
     pub(in crate::cli) returned: Option<&'r SelectiveRestoreReport>,
 }
 

@@ -56,7 +56,7 @@ pub(in crate::cli) async fn run(mut args: PlanAllArgs, around: &CliContext) -> a
         print_plan(&plan, &around.output)?;
         print_next_command(&plan, &args.which, &shell::shell_command_prefix(&config, around), &around.output)?;
     }
-    Ok(if plan.is_reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
+    Ok(if plan.restores().is_some() { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
 /// Plans both stores. With `pgdata`, also checks that the cluster fits there.
@@ -95,7 +95,7 @@ fn print_next_command(
     program: &str,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    if !plan.is_reachable() {
+    if plan.restores().is_none() {
         return Ok(());
     }
     let pairs = [("--cluster", &which.cluster), ("--instance", &which.instance)];

@@ -18,7 +18,7 @@ use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::restore::delta;
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::{RestorePlan, RestorePlanDocument};
 use crate::postgres::restore::planner::RestorePlanner;
 
 /// For a PostgreSQL cluster
@@ -48,7 +48,7 @@ pub(in crate::cli) async fn run(mut args: PlanPostgresArgs, around: &CliContext)
         plan = planner.check_destination(plan, &pgdata)?;
     }
     if args.json {
-        around.output.print_json(&plan)?;
+        around.output.print_json(&RestorePlanDocument::from(&plan))?;
     } else {
         print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), true), &around.output)?;
         if let Some(pgdata) = &args.pgdata {
@@ -56,7 +56,7 @@ pub(in crate::cli) async fn run(mut args: PlanPostgresArgs, around: &CliContext)
             lines.iter().try_for_each(|line| around.output.print_line(line))?;
         }
     }
-    Ok(if plan.reachable { CliExitCode::Done } else { CliExitCode::Unreachable })
+    Ok(if plan.is_reachable() { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
 
 /// Opens what a restore of the cluster is planned from. Suggests other names if nothing of the cluster is archived.

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::joint::error::JointError;
 use crate::joint::plan::JointPlan;
 use crate::joint::restore::{JointFailure, check_destinations, check_free_space, restore_in_order};
+use crate::postgres::restore::plan::ProvedRestore;
 use crate::postgres::restore::server_start::ReachedTarget;
 use crate::postgres::restore::{RestoreOptions, RestoredCluster};
 
@@ -64,7 +65,7 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
     if !args.json {
         print_plan(&plan, &around.output)?;
     }
-    let (true, Ok(route)) = (plan.is_reachable(), &plan.redis) else {
+    let Some(restores) = plan.restores() else {
         if args.json {
             around.output.print_json(&JointRestoreJson::new(&plan, &estimator))?;
         }
@@ -73,10 +74,11 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
     let action = target_action(args.target_action);
     let options = build_options(&pgdata, &args.tablespaces, action, &config, plan.cluster_name())?;
     let redis_folder = (redis_dir.clone(), &args.redis_server);
+    let route = restores.redis;
     let destination = find_destination(redis_folder, args.start, route, around).await?;
-    check_free_space(&plan, route, &pgdata, &redis_dir)?;
+    check_free_space(&plan, restores, &pgdata, &redis_dir)?;
     let restored = restore_in_order(
-        async || restore_postgres(&config, &plan, (&args, &options), around).await,
+        async || restore_postgres(&config, (&plan, restores.postgres), (&args, &options), around).await,
         async || restore_and_check(&plan.instance, route, &destination, (args.start, args.json), around).await,
     );
     let ((restored, reached), done) = restored.await.map_err(|failure| match failure {
@@ -107,12 +109,12 @@ fn with_exit_code(error: JointError) -> anyhow::Error {
 /// Places PostgreSQL's files, and starts its server if that is wanted.
 async fn restore_postgres(
     config: &Config,
-    plan: &JointPlan,
+    (plan, proved): (&JointPlan, &ProvedRestore),
     (args, options): (&RestoreAllArgs, &RestoreOptions),
     around: &CliContext,
 ) -> anyhow::Result<(RestoredCluster, Option<ReachedTarget>)> {
     let began = around.clock.elapsed();
-    let restored = place_files(plan.planner.archive(), &plan.postgres, options, false, around).await?;
+    let restored = place_files(plan.planner.archive(), proved, options, false, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
     if !args.json {
         postgres::print_placed(&restored, false, took, &around.output)?;
@@ -124,9 +126,9 @@ async fn restore_postgres(
         return Ok((restored, None));
     }
     let pgdata = &options.destination.pgdata;
-    let reached = start_server(pgdata, &args.server, &plan.postgres, options.action, around).await;
+    let reached = start_server(pgdata, &args.server, proved, options.action, around).await;
     let reached = reached.with_context(|| format!("{} is not restored", plan.instance_name()))?;
-    let (work, replay_seconds) = (plan.postgres.work(), reached.seconds);
+    let (work, replay_seconds) = (proved.work, reached.seconds);
     let measured = MeasuredRestore { work, file_seconds: took.as_secs_f64(), replay_seconds };
     RestoreEstimator::record(&config.state_dir, plan.cluster_name(), measured);
     if !args.json {

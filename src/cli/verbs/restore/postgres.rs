@@ -21,7 +21,7 @@ use crate::cli::verbs::plan::postgres::{lost_wal_warning, make_plan};
 use crate::config::Config;
 use crate::postgres::archive::Archive;
 use crate::postgres::restore::destination::Destination;
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::{ProvedRestore, RestorePlanDocument};
 use crate::postgres::restore::recovery_settings::restore_command_line;
 use crate::postgres::restore::target::RecoveryTargetAction;
 use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
@@ -87,12 +87,13 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     if !args.json {
         print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), false), &around.output)?;
     }
-    if !plan.reachable {
+    let document = RestorePlanDocument::from(&plan);
+    let Some(proved) = plan.restore() else {
         if args.json {
-            around.output.print_json(&PostgresRestoreJson { plan: &plan, restored: None, reached: None })?;
+            around.output.print_json(&PostgresRestoreJson { plan: document, restored: None, reached: None })?;
         }
         return Ok(CliExitCode::Unreachable);
-    }
+    };
     let archive = planner.archive();
     if args.delta {
         let lines = lost_wal_warning(&config, archive, &options.destination.pgdata, around).await?;
@@ -103,25 +104,25 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
         }
     }
     let began = around.clock.elapsed();
-    let restored = place_files(archive, &plan, &options, args.delta, around).await?;
+    let restored = place_files(archive, proved, &options, args.delta, around).await?;
     let took = around.clock.elapsed().saturating_sub(began);
     if !args.json {
         print_placed(&restored, args.delta, took, &around.output)?;
         restored.notes.iter().try_for_each(|note| around.output.print_line(format!("  {note}")))?;
     }
     let reached = if args.start {
-        Some(start_server(&options.destination.pgdata, &args.server, &plan, action, around).await?)
+        Some(start_server(&options.destination.pgdata, &args.server, proved, action, around).await?)
     } else {
         None
     };
     if let Some(reached) = &reached {
         let replay_seconds = reached.seconds;
-        let measured = MeasuredRestore { work: plan.work(), file_seconds: took.as_secs_f64(), replay_seconds };
+        let measured = MeasuredRestore { work: proved.work, file_seconds: took.as_secs_f64(), replay_seconds };
         RestoreEstimator::record(&config.state_dir, cluster.name.as_str(), measured);
     }
     if args.json {
         let reached = reached.as_ref();
-        around.output.print_json(&PostgresRestoreJson { plan: &plan, restored: Some(&restored), reached })?;
+        around.output.print_json(&PostgresRestoreJson { plan: document, restored: Some(&restored), reached })?;
         return Ok(CliExitCode::Done);
     }
     match &reached {
@@ -166,7 +167,7 @@ fn parse_tablespace_mappings(tablespaces: &[String]) -> Result<Vec<(PathBuf, Pat
 
 pub(in crate::cli) async fn place_files(
     archive: &Arc<Archive>,
-    plan: &RestorePlan,
+    proved: &ProvedRestore,
     wishes: &RestoreOptions,
     delta: bool,
     around: &CliContext,
@@ -174,9 +175,9 @@ pub(in crate::cli) async fn place_files(
     let progress = ProgressDisplay::new("restore", 0, around.quiet);
     let told = |done, total| progress.set_done(done, total);
     let restored = if delta {
-        restore::restore_delta(archive, plan, wishes, told).await
+        restore::restore_delta(archive, proved, wishes, told).await
     } else {
-        restore::restore(archive, plan, wishes, told).await
+        restore::restore(archive, proved, wishes, told).await
     };
     progress.finish();
     restored.with_context(|| format!("cannot restore into {}", wishes.destination.pgdata.display()))

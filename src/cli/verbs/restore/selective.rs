@@ -19,6 +19,7 @@ use crate::cli::show::shell;
 use crate::cli::verbs::plan::postgres::make_plan;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::restore::plan::RestorePlanDocument;
 use crate::postgres::restore::recovery_settings::restore_command_line;
 use crate::postgres::restore::selective::{
     SelectedObject, SelectiveRestore, SelectiveRestoreOptions, SelectiveRestoreStep, TableName,
@@ -80,13 +81,14 @@ pub(in crate::cli) async fn run(
     if !args.json {
         print_plan(&plan, args.target, (&shell::shell_command_prefix(config, around), false), &around.output)?;
     }
-    if !plan.reachable {
+    let document = RestorePlanDocument::from(&plan);
+    let Some(proved) = plan.restore() else {
         single.clean_up().await;
         if args.json {
-            around.output.print_json(&SelectiveRestoreJson { plan: &plan, returned: None })?;
+            around.output.print_json(&SelectiveRestoreJson { plan: document, returned: None })?;
         }
         return Ok(CliExitCode::Unreachable);
-    }
+    };
     let shown = SelectiveRestoreProgress {
         progress: ProgressDisplay::new("read WAL", 0, around.quiet),
         stage: AtomicU8::new(0),
@@ -96,7 +98,7 @@ pub(in crate::cli) async fn run(
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let tell = |step| shown.show_step(step);
     let returned = tokio::select! {
-        returned = single.run(archive, spool.as_ref(), &plan, &tell) => Some(returned),
+        returned = single.run(archive, spool.as_ref(), proved, &tell) => Some(returned),
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
     };
@@ -109,7 +111,7 @@ pub(in crate::cli) async fn run(
     };
     let returned = returned.with_context(|| format!("cannot bring back {wanted}"))?;
     if args.json {
-        around.output.print_json(&SelectiveRestoreJson { plan: &plan, returned: Some(&returned) })?;
+        around.output.print_json(&SelectiveRestoreJson { plan: document, returned: Some(&returned) })?;
         return Ok(CliExitCode::Done);
     }
     print_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), &around.output)?;

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::cli::args::target::PostgresServerArgs;
 use crate::cli::context::CliContext;
-use crate::postgres::restore::plan::RestorePlan;
+use crate::postgres::restore::plan::ProvedRestore;
 use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
 use crate::postgres::restore::target::RecoveryTargetAction;
 
@@ -19,7 +19,7 @@ pub(in crate::cli) fn program_search_path(around: &CliContext) -> Vec<PathBuf> {
 pub(in crate::cli) async fn start_server(
     pgdata: &Path,
     args: &PostgresServerArgs,
-    plan: &RestorePlan,
+    proved: &ProvedRestore,
     action: RecoveryTargetAction,
     around: &CliContext,
 ) -> anyhow::Result<ReachedTarget> {
@@ -29,6 +29,6 @@ pub(in crate::cli) async fn start_server(
         search: program_search_path(around),
         options: args.server_options.iter().cloned().collect(),
     };
-    let reached = start.run(plan, action, &around.clock).await;
+    let reached = start.run(proved, action, &around.clock).await;
     reached.context("the files are restored, but the server did not get to its target")
 }

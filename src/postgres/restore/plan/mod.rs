@@ -1,7 +1,7 @@
 //! The plan of a restore: which backup, which log, where it ends, and whether all of it is there.
 //!
 //! A pure value, computed from the list of backups, the timeline histories and [`ArchivedLog`] about the log. Nothing
-//! is touched: `walkeep plan` prints it, `walkeep restore` carries it out.
+//! is touched: `walkeep plan` prints it, `walkeep restore` carries out the [`ProvedRestore`] in it.
 
 #[cfg(test)]
 mod tests;
@@ -9,23 +9,28 @@ mod unreachable;
 mod other_timelines;
 mod proof;
 mod restore_plan;
+mod proved_restore;
+mod unreachable_target;
+mod document;
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelinePath;
 
-use super::archived_log::ArchivedLog;
+use super::archived_log::{ArchivedLog, ReplayChain};
 use super::created_tablespace::CreatedTablespace;
 use super::error::RestoreError;
 use super::resolve_target::{RecoveryStop, ResolvedTarget, resolve_target};
 use super::target::{RecoveryTarget, RestoreRequest, TargetTimeline};
-use crate::base::restore_estimate::RestoreEstimator;
+use crate::base::restore_estimate::{RestoreEstimator, RestoreWork};
+pub use document::RestorePlanDocument;
 pub use proof::{PlanBackup, PlanInput};
-pub use restore_plan::{CommitPoint, DiskRequirement, ReachablePoint, RestorePlan};
+pub use proved_restore::{CommitPoint, CommitsAround, DiskRequirement, ProvedRestore};
+pub use restore_plan::{PlanOutcome, RestorePlan};
+pub use unreachable_target::{ReachablePoint, TargetPlace, UnreachableTarget};
 
 use proof::{BackupCandidate, ProvedStop, chosen_timeline, commits_around, newest_reachable, path_to, prove_stop};
-use restore_plan::OTHER_POINT_SUFFIX;
-use unreachable::{UnreachableTarget, blocked_by, nearest_before, no_backup, past_end_of_archive, unreachable_plan};
+use unreachable::{FailedProof, blocked_by, nearest_before, no_backup, past_end_of_archive, unreachable_target};
 
 /// Segments before a backup in which a transaction that ended too late speaks against it. Sessions overtake each other
 /// by microseconds, and a segment holds a second's work of a busy server.
@@ -38,20 +43,26 @@ const LOOK_BACK_SEGMENTS: u64 = 2;
 /// error but a plan that says so.
 pub fn make_plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
     let candidates = backup_candidates(world, request)?;
-    let outcome = prove_first(world, request, &candidates)?;
-    match outcome {
-        Ok(proof) => reachable_plan(world, request, &proof, format!("{} can be reached", request.target())),
-        Err(failure) => {
-            let near = nearest_before(world, &failure, &candidates)?;
-            match near {
-                Some(proof) if request.nearest => {
-                    let reason = format!("{}{OTHER_POINT_SUFFIX}", failure.reason);
-                    reachable_plan(world, request, &proof, reason)
-                }
-                near => unreachable_plan(world, request, &candidates, failure, near),
+    let (outcome, path) = match prove_first(world, request, &candidates)? {
+        Ok(proof) => (PlanOutcome::Target(proved_restore(world, &proof)?), proof.candidate.path.clone()),
+        Err(failure) => match nearest_before(world, &failure, &candidates)? {
+            Some(proof) if request.nearest => {
+                let restore = proved_restore(world, &proof)?;
+                (PlanOutcome::OtherPoint { restore, missed: failure.reason }, proof.candidate.path.clone())
             }
-        }
+            near => {
+                let (target, path) = unreachable_target(world, request, &candidates, failure, near)?;
+                (PlanOutcome::Unreachable(target), path)
+            }
+        },
+    };
+    let mut notes = other_timelines::other_timeline_notes(world, &path)?;
+    if let PlanOutcome::Target(restore) | PlanOutcome::OtherPoint { restore, .. } = &outcome {
+        notes.extend(restore.tablespaces_made.iter().map(created_tablespace_note));
     }
+    let (cluster, target) = (world.cluster.to_owned(), request.target().clone());
+    let plan = RestorePlan { cluster, target, outcome, notes, measured_restores: 0 };
+    Ok(plan.with_estimate(&RestoreEstimator::default()))
 }
 
 /// The backups that can be replayed along the chosen timeline, newest first.
@@ -84,7 +95,7 @@ fn prove_first<'a>(
     world: PlanInput<'_>,
     request: &RestoreRequest,
     candidates: &'a [BackupCandidate<'a>],
-) -> Result<Result<ProvedStop<'a>, UnreachableTarget<'a>>, RestoreError> {
+) -> Result<Result<ProvedStop<'a>, FailedProof<'a>>, RestoreError> {
     let mut too_new = None;
     for candidate in candidates {
         let aimed = match request.target() {
@@ -152,45 +163,23 @@ fn is_consistent(stop: RecoveryStop, until: Lsn, base: &PlanBackup) -> bool {
     }
 }
 
-fn reachable_plan(
-    world: PlanInput<'_>,
-    request: &RestoreRequest,
-    proof: &ProvedStop<'_>,
-    reason: String,
-) -> Result<RestorePlan, RestoreError> {
+fn proved_restore(world: PlanInput<'_>, proof: &ProvedStop<'_>) -> Result<ProvedRestore, RestoreError> {
     let (BackupCandidate { base, path }, facts) = (proof.candidate, world.facts);
     let demands = facts.wal_requirements(path, base.start, proof.until)?;
-    let (last, next) = commits_around(world, path, proof.stop)?;
-    let tablespaces_made = facts.created_tablespaces(path, base.start, proof.stop.replayed_below())?;
-    let mut notes = other_timelines::other_timeline_notes(world, path)?;
-    notes.extend(tablespaces_made.iter().map(created_tablespace_note));
-    let plan = RestorePlan {
-        cluster: world.cluster.to_owned(),
-        target: request.target().clone(),
-        reachable: true,
-        reason,
-        target_lsn: Some(proof.stop.lsn()),
-        inclusive: proof.stop.is_inclusive(),
+    let ReplayChain { segments, bytes, records, .. } = proof.chain;
+    Ok(ProvedRestore {
+        backup: base.label.clone(),
         timeline: path.target(),
-        backup: Some(base.label.clone()),
-        last_commit_before: last,
-        first_commit_after: next,
-        wal_segments: proof.chain.segments,
-        wal_bytes: proof.chain.bytes,
-        wal_records: proof.chain.records,
-        file_bytes: base.logical_bytes,
+        stop: proof.stop,
+        commits: commits_around(world, path, proof.stop)?,
+        wal_segments: segments,
+        work: RestoreWork { file_bytes: base.logical_bytes, wal_bytes: bytes, wal_records: records },
         estimated_seconds: 0,
-        estimated_from_restores: 0,
         room: None,
-        nearest_before: None,
-        nearest_after: None,
         required_settings: base.required.max(demands.largest),
         hole_follows: hole_follows(facts, path, proof.until)?,
-        tablespaces_made,
-        notes,
-        stop: Some(proof.stop),
-    };
-    Ok(plan.with_estimate(&RestoreEstimator::default()))
+        tablespaces_made: facts.created_tablespaces(path, base.start, proof.stop.replayed_below())?,
+    })
 }
 
 fn created_tablespace_note(made: &CreatedTablespace) -> String {

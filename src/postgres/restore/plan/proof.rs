@@ -1,6 +1,6 @@
 //! What a plan is made from, and the proof that a backup can be replayed to a stop.
 
-use super::restore_plan::CommitPoint;
+use super::proved_restore::{CommitPoint, CommitsAround};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::time::PgTime;
@@ -135,9 +135,9 @@ pub(super) fn commits_around(
     world: PlanInput<'_>,
     path: &TimelinePath,
     stop: RecoveryStop,
-) -> Result<(Option<CommitPoint>, Option<CommitPoint>), RestoreError> {
+) -> Result<CommitsAround, RestoreError> {
     let border = stop.replayed_below();
     let last = world.facts.commit_before(path, border)?.map(CommitPoint::from);
     let next = world.facts.commit_from(path, border)?.map(CommitPoint::from);
-    Ok((last, next))
+    Ok(CommitsAround { last, next })
 }

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
-use super::{PlanBackup, PlanInput, RestorePlan, make_plan};
+use super::{
+    PlanBackup, PlanInput, PlanOutcome, ProvedRestore, RestorePlan, RestorePlanDocument, TargetPlace, make_plan,
+};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::segment::SegmentSize;
@@ -186,6 +188,27 @@ fn asked(log: &Log, bases: &[PlanBackup], request: &RestoreRequest) -> RestorePl
     make_plan(PlanInput { cluster: "main", bases, histories: &[], facts: log }, request).unwrap()
 }
 
+/// The restore of a plan that has one.
+fn proved(plan: &RestorePlan) -> &ProvedRestore {
+    plan.restore().unwrap_or_else(|| panic!("{}", plan.reason()))
+}
+
+fn stop(plan: &RestorePlan) -> Option<RecoveryStop> {
+    plan.restore().map(|restore| restore.stop)
+}
+
+fn backup(plan: &RestorePlan) -> Option<&str> {
+    plan.restore().map(|restore| restore.backup.as_str())
+}
+
+/// Where the target of an unreachable plan is.
+fn place(plan: &RestorePlan) -> &TargetPlace {
+    match &plan.outcome {
+        PlanOutcome::Unreachable(target) => &target.place,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn time(micros: i64) -> RecoveryTarget {
     RecoveryTarget::Time(PgTime::from_pg_micros(micros))
 }
@@ -223,26 +246,27 @@ fn a_time_becomes_the_first_ending_beyond_it_in_log_order() {
         (600, true, at(8)),
     ] {
         let plan = ask(&log, &bases, time(micros), exclusive);
-        assert_eq!(plan.stop, Some(RecoveryStop::Before(stop)), "{micros} {exclusive}: {}", plan.reason);
-        assert!(plan.reachable && !plan.inclusive);
+        assert_eq!(proved(&plan).stop, RecoveryStop::Before(stop), "{micros} {exclusive}");
+        assert!(matches!(plan.outcome, PlanOutcome::Target(_)), "{micros} {exclusive}");
     }
     let plan = ask(&log, &bases, time(450), false);
-    assert_eq!(plan.last_commit_before.unwrap().xid, Xid::new(10), "an abort is no commit");
-    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(12));
+    assert_eq!(plan.commits().last.unwrap().xid, Xid::new(10), "an abort is no commit");
+    assert_eq!(plan.commits().next.unwrap().xid, Xid::new(12));
 }
 
 #[test]
 fn a_time_after_the_last_ending_is_said_at_once_and_the_newest_point_offered() {
     let (log, bases) = (busy(), [base("a", 1, 2)]);
     let plan = ask(&log, &bases, time(600), false);
-    assert!(!plan.reachable && plan.stop.is_none() && plan.backup.is_none());
-    assert!(plan.reason.contains("the last archived commit is transaction 14"), "{}", plan.reason);
-    let near = plan.nearest_before.unwrap();
-    assert_eq!((near.lsn, near.time), (at(8), Some(PgTime::from_pg_micros(600))));
-    assert_eq!(near.options, "--target-lsn 0/800000 --target-timeline 1");
+    let TargetPlace::PastEnd { nearest_before: Some(near) } = place(&plan) else { panic!("{plan:?}") };
+    assert!(plan.reason().contains("the last archived commit is transaction 14"), "{}", plan.reason());
+    assert_eq!((near.lsn(), near.time), (at(8), Some(PgTime::from_pg_micros(600))));
+    assert_eq!(near.options(), "--target-lsn 0/800000 --target-timeline 1");
     let plan = asked(&log, &bases, &nearest(time(600)));
-    assert_eq!((plan.reachable, plan.stop), (true, Some(RecoveryStop::After(at(8)))));
-    assert!(plan.reaches_other_point() && !asked(&log, &bases, &nearest(time(599))).reaches_other_point());
+    let PlanOutcome::OtherPoint { restore, missed } = &plan.outcome else { panic!("{plan:?}") };
+    assert_eq!(restore.stop, RecoveryStop::After(at(8)));
+    assert_eq!(plan.reason(), format!("{missed}; going to the newest point before it"));
+    assert!(matches!(asked(&log, &bases, &nearest(time(599))).outcome, PlanOutcome::Target(_)));
 }
 
 #[test]
@@ -268,10 +292,10 @@ fn an_old_time_from_a_clock_that_was_ahead_does_not_send_now_into_the_past() {
     ]);
     let bases = [base("old", 1, 2), base("new", 6, 7)];
     let plan = asked(&log, &bases, &nearest(time(8000)));
-    assert_eq!((plan.backup.as_deref(), plan.stop), (Some("new"), Some(RecoveryStop::After(at(7)))));
-    assert_eq!(ask(&log, &bases, time(150), false).stop, Some(RecoveryStop::Before(at(7))));
+    assert_eq!((backup(&plan), stop(&plan)), (Some("new"), Some(RecoveryStop::After(at(7)))));
+    assert_eq!(stop(&ask(&log, &bases, time(150), false)), Some(RecoveryStop::Before(at(7))));
     assert_eq!(
-        ask(&log, &bases, time(50), false).stop,
+        stop(&ask(&log, &bases, time(50), false)),
         Some(RecoveryStop::Before(at(2))),
         "the newer backup has a later commit"
     );
@@ -288,12 +312,12 @@ fn a_backup_that_holds_a_later_commit_is_no_way_to_an_earlier_time() {
         What::Commit(12, 300),
     ]);
     let bases = [base("old", 1, 2), base("new", 5, 6)];
-    let chosen = |micros| ask(&log, &bases, time(micros), false).backup;
+    let chosen = |micros| backup(&ask(&log, &bases, time(micros), false)).map(str::to_owned);
     assert_eq!(chosen(198).as_deref(), Some("old"));
     assert_eq!(chosen(199).as_deref(), Some("old"), "transaction 10 got its place before 11 and its time after");
     assert_eq!(chosen(200).as_deref(), Some("new"));
     let bare = ask(&Log::of([What::Other, What::Other, What::Commit(9, 90)]), &[base("new", 1, 2)], time(-1), false);
-    assert!(!bare.reachable, "the backup was begun at 0: what had been committed by then is in it");
+    assert!(!bare.is_reachable(), "the backup was begun at 0: what had been committed by then is in it");
 }
 
 #[test]
@@ -312,18 +336,18 @@ fn transactions_names_and_positions_stop_at_their_record() {
         (RecoveryTarget::Immediate, false, RecoveryStop::Consistent(at(2))),
     ] {
         let plan = ask(&log, &bases, target.clone(), exclusive);
-        assert_eq!(plan.stop, Some(stop), "{target:?} {exclusive}: {}", plan.reason);
+        assert_eq!(proved(&plan).stop, stop, "{target:?} {exclusive}");
     }
     let inclusive = ask(&log, &bases, RecoveryTarget::Xid(Xid::new(12)), false);
-    assert_eq!(inclusive.last_commit_before.unwrap().xid, Xid::new(12));
-    assert_eq!(inclusive.first_commit_after.unwrap().xid, Xid::new(13));
+    assert_eq!(inclusive.commits().last.unwrap().xid, Xid::new(12));
+    assert_eq!(inclusive.commits().next.unwrap().xid, Xid::new(13));
     for (target, reason) in [
         (RecoveryTarget::Xid(Xid::new(99)), "did not end"),
         (RecoveryTarget::Name("q".into()), "is not in the archived log"),
         (RecoveryTarget::Lsn(at(9)), "after the end of what is archived"),
     ] {
         let plan = ask(&log, &bases, target, false);
-        assert!(!plan.reachable && plan.reason.contains(reason), "{}", plan.reason);
+        assert!(!plan.is_reachable() && plan.reason().contains(reason), "{}", plan.reason());
     }
 }
 
@@ -345,13 +369,13 @@ fn the_base_is_the_newest_that_is_consistent_before_the_stop() {
         (RecoveryTarget::Immediate, false, Some("c")),
     ] {
         let plan = ask(&log, &bases, target.clone(), exclusive);
-        assert_eq!(plan.backup.as_deref(), label, "{target:?} {exclusive}: {}", plan.reason);
+        assert_eq!(backup(&plan), label, "{target:?} {exclusive}: {}", plan.reason());
     }
     let early = ask(&log, &bases, RecoveryTarget::Lsn(at(1)), true);
-    assert_eq!(early.nearest_before, None);
-    assert_eq!(early.nearest_after.unwrap().options, "--target-immediate --backup a");
+    assert_eq!(early.nearest_before(), None);
+    assert_eq!(early.nearest_after().unwrap().options(), "--target-immediate --backup a");
     let forced = RestoreRequest::new(RecoveryTarget::Latest, false).unwrap().from_backup(Some("a".into()));
-    assert_eq!(asked(&log, &bases, &forced).backup.as_deref(), Some("a"));
+    assert_eq!(backup(&asked(&log, &bases, &forced)), Some("a"));
     let unknown = RestoreRequest::new(RecoveryTarget::Latest, false).unwrap().from_backup(Some("z".into()));
     let world = PlanInput { cluster: "main", bases: &bases, histories: &[], facts: &log };
     assert!(matches!(make_plan(world, &unknown), Err(RestoreError::UnknownBackup { .. })));
@@ -363,14 +387,14 @@ fn a_hole_before_the_target_is_named_with_the_points_on_both_sides() {
     log.missing.push((at(4), at(5)));
     let bases = [base("a", 1, 2), base("b", 6, 7)];
     let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(6)), true);
-    assert!(!plan.reachable && plan.reason.contains("0/400000 to 0/500000"), "{}", plan.reason);
-    assert_eq!(plan.target_lsn, Some(at(6)), "it is resolved all the same");
-    assert_eq!(plan.nearest_before.unwrap().lsn, at(3));
-    assert_eq!(plan.nearest_after.unwrap().lsn, at(7));
+    assert!(!plan.is_reachable() && plan.reason().contains("0/400000 to 0/500000"), "{}", plan.reason());
+    assert_eq!(place(&plan).stop(), Some(RecoveryStop::Before(at(6))), "it is resolved all the same");
+    assert_eq!(plan.nearest_before().unwrap().lsn(), at(3));
+    assert_eq!(plan.nearest_after().unwrap().lsn(), at(7));
     let latest = ask(&log, &bases[..1], RecoveryTarget::Latest, false);
-    assert_eq!(latest.stop, Some(RecoveryStop::After(at(3))));
-    assert!(latest.hole_follows, "a server that reads ahead would fall into it");
-    assert!(!ask(&log, &bases, RecoveryTarget::Latest, false).hole_follows);
+    assert_eq!(stop(&latest), Some(RecoveryStop::After(at(3))));
+    assert!(proved(&latest).hole_follows, "a server that reads ahead would fall into it");
+    assert!(!proved(&ask(&log, &bases, RecoveryTarget::Latest, false)).hole_follows);
 }
 
 #[test]
@@ -378,25 +402,28 @@ fn a_stretch_of_minimal_wal_is_an_obstacle() {
     let log = Log::of([What::Other, What::Other, What::Minimal, What::Commit(9, 9), What::Commit(10, 10)]);
     let bases = [base("a", 1, 2)];
     let plan = ask(&log, &bases, RecoveryTarget::Xid(Xid::new(9)), false);
-    assert!(plan.reason.contains("wal_level=minimal"), "{}", plan.reason);
-    assert_eq!(ask(&log, &bases, RecoveryTarget::Latest, false).stop, Some(RecoveryStop::After(at(2))));
+    assert!(plan.reason().contains("wal_level=minimal"), "{}", plan.reason());
+    assert_eq!(stop(&ask(&log, &bases, RecoveryTarget::Latest, false)), Some(RecoveryStop::After(at(2))));
 }
 
 #[test]
 fn settings_are_the_largest_of_the_backup_and_the_log_it_replays() {
     let log = Log::of([What::Other, What::Settings(300), What::Settings(200), What::Other, What::Settings(900)]);
-    let settings = |target| ask(&log, &[base("a", 1, 2)], target, false).required_settings.max_connections;
-    assert_eq!(settings(RecoveryTarget::Lsn(at(4))), 300);
-    assert_eq!(settings(RecoveryTarget::Lsn(at(5))), 900);
-    assert_eq!(ask(&log, &[base("a", 3, 4)], RecoveryTarget::Lsn(at(4)), false).required_settings.max_connections, 200);
+    let settings = |start, target| {
+        let plan = ask(&log, &[base("a", start, start + 1)], target, false);
+        proved(&plan).required_settings.max_connections
+    };
+    assert_eq!(settings(1, RecoveryTarget::Lsn(at(4))), 300);
+    assert_eq!(settings(1, RecoveryTarget::Lsn(at(5))), 900);
+    assert_eq!(settings(3, RecoveryTarget::Lsn(at(4))), 200);
 }
 
 #[test]
 fn without_any_backup_the_target_is_resolved_and_the_want_said() {
     let plan = ask(&busy(), &[], time(450), false);
-    assert!(!plan.reachable && plan.reason.contains("no backup"), "{}", plan.reason);
-    assert_eq!(plan.target_lsn, Some(at(5)));
-    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(12));
+    assert!(!plan.is_reachable() && plan.reason().contains("no backup"), "{}", plan.reason());
+    assert_eq!(place(&plan).stop().map(RecoveryStop::lsn), Some(at(5)));
+    assert_eq!(plan.commits().next.unwrap().xid, Xid::new(12));
 }
 
 #[test]
@@ -406,24 +433,24 @@ fn a_moment_before_every_backup_is_found_wherever_it_is() {
     let log = Log::of(commits);
     let plan = ask(&log, &[base("a", 9, 10)], time(350), false);
     assert!(
-        !plan.reachable && plan.reason.contains("is at 0/400000, before the end of the oldest backup"),
+        !plan.is_reachable() && plan.reason().contains("is at 0/400000, before the end of the oldest backup"),
         "{}",
-        plan.reason
+        plan.reason()
     );
-    assert_eq!((plan.target_lsn, plan.last_commit_before.unwrap().xid), (Some(at(4)), Xid::new(3)));
-    assert_eq!(plan.first_commit_after.unwrap().xid, Xid::new(4), "the very next, not one near the backup");
-    assert_eq!(plan.nearest_after.unwrap().options, "--target-immediate --backup a");
-    assert_eq!(plan.nearest_before, None);
+    let TargetPlace::WithoutBackup { stop, nearest_after: Some(after) } = place(&plan) else { panic!("{plan:?}") };
+    assert_eq!((stop.lsn(), plan.commits().last.unwrap().xid), (at(4), Xid::new(3)));
+    assert_eq!(plan.commits().next.unwrap().xid, Xid::new(4), "the very next, not one near the backup");
+    assert_eq!(after.options(), "--target-immediate --backup a");
     let xid = ask(&log, &[base("a", 9, 10)], RecoveryTarget::Xid(Xid::new(5)), false);
-    assert!(xid.reason.contains("is at 0/500000, before the end of the oldest backup"), "{}", xid.reason);
-    assert!(xid.nearest_after.is_some());
+    assert!(xid.reason().contains("is at 0/500000, before the end of the oldest backup"), "{}", xid.reason());
+    assert!(xid.nearest_after().is_some());
 }
 
 #[test]
 fn a_segment_whose_key_is_gone_is_an_obstacle() {
     let (log, bases) = (Log { no_key: Some(at(1)), ..busy() }, [base("a", 1, 2)]);
     let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(4)), false);
-    assert!(!plan.reachable && plan.reason.contains("its key is gone"), "{}", plan.reason);
+    assert!(!plan.is_reachable() && plan.reason().contains("its key is gone"), "{}", plan.reason());
 }
 
 #[test]
@@ -432,9 +459,11 @@ fn a_place_without_room_is_no_place() {
     let plan = ask(&log, &bases, RecoveryTarget::Lsn(at(4)), false);
     let (size, needed) = (SegmentSize::new(1 << 20).unwrap(), (1 << 30) + (4 << 20));
     let tight = plan.clone().with_free_space(needed, size);
-    assert!(tight.reachable && tight.room.unwrap().is_enough());
+    assert!(proved(&tight).room.unwrap().is_enough());
     let full = plan.with_free_space(needed - 1, size);
-    assert!(!full.reachable && full.reason.contains("are free"), "{}", full.reason);
+    let PlanOutcome::Refused { restore, reason } = full.outcome else { panic!("{full:?}") };
+    assert!(reason.contains("can be reached, but not there: ") && reason.ends_with("are free"), "{reason}");
+    assert!(!restore.room.unwrap().is_enough());
 }
 
 #[test]
@@ -446,16 +475,16 @@ fn only_backups_on_the_way_to_the_timeline_count() {
     let world = PlanInput { cluster: "main", bases: &bases, histories: std::slice::from_ref(&history), facts: &log };
     let on = |timeline| RestoreRequest::new(RecoveryTarget::Lsn(at(7)), false).unwrap().on_timeline(timeline);
     let latest = make_plan(world, &on(TargetTimeline::Latest)).unwrap();
-    assert_eq!((latest.timeline, latest.backup.as_deref()), (tli(2), Some("a")), "the other is after the fork");
+    assert_eq!((latest.timeline(), backup(&latest)), (tli(2), Some("a")), "the other is after the fork");
     let first = make_plan(world, &on(TargetTimeline::Id(tli(1)))).unwrap();
-    assert_eq!((first.timeline, first.backup.as_deref()), (tli(1), Some("ahead")));
+    assert_eq!((first.timeline(), backup(&first)), (tli(1), Some("ahead")));
     let current = make_plan(world, &on(TargetTimeline::Current)).unwrap();
-    assert_eq!((current.timeline, current.backup.as_deref()), (tli(1), Some("ahead")));
+    assert_eq!((current.timeline(), backup(&current)), (tli(1), Some("ahead")));
     let unknown = make_plan(world, &on(TargetTimeline::Id(tli(7))));
     assert!(matches!(unknown, Err(RestoreError::UnknownTimeline { .. })), "{unknown:?}");
     let lonely = PlanInput { bases: std::slice::from_ref(&ahead), ..world };
     let none = make_plan(lonely, &on(TargetTimeline::Latest)).unwrap();
-    assert!(none.reason.contains("no backup lies on the way to timeline 2"), "{}", none.reason);
+    assert!(none.reason().contains("no backup lies on the way to timeline 2"), "{}", none.reason());
 }
 
 #[test]
@@ -475,10 +504,34 @@ fn commits_on_a_timeline_that_is_not_followed_are_told_of() {
 
 #[test]
 fn the_document_shows_commits_and_positions_as_the_manual_does() {
-    let plan = serde_json::to_value(ask(&busy(), &[base("a", 1, 2)], time(450), false)).unwrap();
+    let plan = ask(&busy(), &[base("a", 1, 2)], time(450), false);
+    let plan = serde_json::to_value(RestorePlanDocument::from(&plan)).unwrap();
     assert_eq!(plan["first_commit_after"]["xid"], 12);
     assert_eq!(plan["first_commit_after"]["lsn"], "0/500000");
     assert_eq!(plan["nearest_before"], serde_json::Value::Null);
+}
+
+/// The documents were printed by walkeep when a plan was one flat structure. Scripts read them.
+#[test]
+fn each_outcome_prints_the_document_that_scripts_know() {
+    let holed = Log { missing: vec![(at(4), at(5))], ..busy() };
+    let spaces = Log::of([What::Other, What::Other, What::Tablespace(7), What::Commit(3, 3)]);
+    let (one, two) = ([base("a", 1, 2)], [base("a", 1, 2), base("b", 6, 7)]);
+    let request = |target| RestoreRequest::new(target, false).unwrap();
+    let (size, enough) = (SegmentSize::new(1 << 20).unwrap(), 1 << 40);
+    let plans = [
+        asked(&busy(), &one, &request(RecoveryTarget::Xid(Xid::new(12)))).with_free_space(enough, size),
+        asked(&busy(), &one, &nearest(time(600))),
+        asked(&spaces, &one, &request(RecoveryTarget::Latest)).with_free_space(1 << 20, size),
+        asked(&spaces, &one, &nearest(time(9))).with_free_space(enough, size).refused(&"/spaces/7 is not empty"),
+        asked(&holed, &two, &RestoreRequest::new(RecoveryTarget::Lsn(at(6)), true).unwrap()),
+        asked(&busy(), &one, &request(time(600))),
+        asked(&busy(), &one, &request(time(-1))),
+        asked(&busy(), &one, &request(RecoveryTarget::Xid(Xid::new(99)))),
+    ];
+    let documents: Vec<RestorePlanDocument<'_>> = plans.iter().map(RestorePlanDocument::from).collect();
+    let printed = serde_json::to_string_pretty(&documents).unwrap();
+    assert_eq!(printed.trim_end(), include_str!("testdata/documents.json").trim_end());
 }
 
 /// What PostgreSQL does with a time, record by record from the redo position: consistency first, then
@@ -504,9 +557,9 @@ proptest! {
         let log = Log::of((3..).zip(&times).map(|(xid, time)| What::Commit(xid, *time)));
         let bases: Vec<PlanBackup> = starts.iter().enumerate().map(|(i, (start, len))| base(&i.to_string(), *start, start + len)).collect();
         let plan = ask(&log, &bases, time(wanted), exclusive);
-        if let Some(label) = &plan.backup {
-            let base = bases.iter().find(|base| base.label == *label).unwrap();
-            prop_assert_eq!(plan.target_lsn, replay(&log, base, wanted, exclusive));
+        if let Some(restore) = plan.restore() {
+            let base = bases.iter().find(|base| base.label == restore.backup).unwrap();
+            prop_assert_eq!(Some(restore.stop.lsn()), replay(&log, base, wanted, exclusive));
             // No newer backup would do: its replay stops too early or never, or it holds a commit that is too late.
             let late = |time: i64| if exclusive { time >= wanted } else { time > wanted };
             for newer in bases.iter().filter(|newer| newer.stop > base.stop) {
@@ -528,8 +581,7 @@ fn tablespaces_made_between_the_backup_and_the_stop_are_named() {
     ]);
     let made = |target, exclusive| {
         let plan = ask(&log, &[base("a", 2, 3)], target, exclusive);
-        assert!(plan.reachable, "{}", plan.reason);
-        let made: Vec<u32> = plan.tablespaces_made.iter().map(|made| made.tablespace).collect();
+        let made: Vec<u32> = proved(&plan).tablespaces_made.iter().map(|made| made.tablespace).collect();
         assert_eq!(made.len(), plan.notes.iter().filter(|note| note.contains("/spaces/")).count());
         made
     };

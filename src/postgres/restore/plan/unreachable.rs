@@ -4,23 +4,31 @@ use super::other_timelines;
 use super::proof::{
     BackupCandidate, PlanInput, ProvedStop, chosen_timeline, commits_around, newest_reachable, path_to, prove_stop,
 };
-use super::restore_plan::{ReachablePoint, RestorePlan};
+use super::proved_restore::CommitsAround;
+use super::unreachable_target::{ReachablePoint, TargetPlace, UnreachableTarget};
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::restore::archived_log::ReplayObstacle;
 use crate::postgres::restore::error::RestoreError;
 use crate::postgres::restore::resolve_target::{RecoveryStop, ResolvedTarget, resolve_target};
 use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 
-/// Why there is no proof, and from which candidate on a nearer point may be sought.
-pub(super) struct UnreachableTarget<'a> {
+/// Why there is no proof, and where the target is.
+pub(super) struct FailedProof<'a> {
     pub(super) reason: String,
-    /// Where the target is all the same, and along which path.
-    aimed: Option<(RecoveryStop, TimelinePath)>,
-    near: Option<&'a BackupCandidate<'a>>,
-    /// Backups that stop after this are points after the target.
-    beyond: Option<Lsn>,
+    place: FailurePlace<'a>,
+}
+
+/// Where a target is that was not proved, with the candidates from which a nearer point is sought.
+enum FailurePlace<'a> {
+    /// On the path of this candidate, after WAL that stops replay.
+    AfterObstacle(&'a BackupCandidate<'a>, RecoveryStop),
+    /// After everything on the path of this candidate.
+    PastEnd(&'a BackupCandidate<'a>),
+    /// On this path, and no candidate can be replayed to it.
+    WithoutBackup(TimelinePath, RecoveryStop),
+    /// In no archived WAL.
+    NotFound,
 }
 
 /// Something in the log stands before the target.
@@ -28,14 +36,13 @@ pub(super) fn blocked_by<'a>(
     candidate: &'a BackupCandidate<'a>,
     stop: RecoveryStop,
     obstacle: &ReplayObstacle,
-) -> UnreachableTarget<'a> {
+) -> FailedProof<'a> {
     let ReplayObstacle { timeline, from, to, why } = obstacle;
     let reason = format!(
         "the target is at {}, but the log from {from} to {to} on timeline {timeline} stands before it: {why}",
         stop.lsn()
     );
-    let aimed = Some((stop, candidate.path.clone()));
-    UnreachableTarget { reason, aimed, near: Some(candidate), beyond: Some(stop.lsn()) }
+    FailedProof { reason, place: FailurePlace::AfterObstacle(candidate, stop) }
 }
 
 /// The target is after all that is archived.
@@ -43,7 +50,7 @@ pub(super) fn past_end_of_archive<'a>(
     world: PlanInput<'_>,
     request: &RestoreRequest,
     candidate: &'a BackupCandidate<'a>,
-) -> Result<UnreachableTarget<'a>, RestoreError> {
+) -> Result<FailedProof<'a>, RestoreError> {
     let timeline = candidate.path.target();
     let newest = match world.facts.commit_before(&candidate.path, Lsn::MAX)? {
         Some(last) => format!("the last archived commit is transaction {} of {}", last.xid, last.time),
@@ -59,7 +66,7 @@ pub(super) fn past_end_of_archive<'a>(
     if let Some(elsewhere) = other_timelines::target_on_other_timeline(world, request, &candidate.path)? {
         reason = format!("{reason}; {elsewhere}");
     }
-    Ok(UnreachableTarget { reason, aimed: None, near: Some(candidate), beyond: None })
+    Ok(FailedProof { reason, place: FailurePlace::PastEnd(candidate) })
 }
 
 /// No backup can be replayed to the target: there is none, none before it, or the log doesn't have it. `too_new` is
@@ -69,11 +76,11 @@ pub(super) fn no_backup<'a>(
     request: &RestoreRequest,
     candidates: &'a [BackupCandidate<'a>],
     too_new: Option<(RecoveryStop, &'a BackupCandidate<'a>)>,
-) -> Result<UnreachableTarget<'a>, RestoreError> {
+) -> Result<FailedProof<'a>, RestoreError> {
     let target = request.target();
     let path = match candidates.last() {
         Some(oldest) => oldest.path.clone(),
-        None => path_to(world, chosen_timeline(world, request)?)?,
+        None => chosen_path(world, request)?,
     };
     // From whatever log there is, so that it is known what a backup would have to come before.
     let stop = match resolve_target(world.facts, &path, request, Lsn::INVALID)? {
@@ -94,8 +101,8 @@ pub(super) fn no_backup<'a>(
         (_, None) => without_candidates(world, request, &path)?,
         (None, Some(_)) => target_not_found(world, request, &path)?,
     };
-    let beyond = stop.filter(|_| !candidates.is_empty()).map(|_| Lsn::INVALID);
-    Ok(UnreachableTarget { reason, aimed: stop.map(|stop| (stop, path)), near: None, beyond })
+    let place = stop.map_or(FailurePlace::NotFound, |stop| FailurePlace::WithoutBackup(path, stop));
+    Ok(FailedProof { reason, place })
 }
 
 /// There is no backup on the way.
@@ -152,10 +159,10 @@ fn target_not_found(
 /// The newest point that can be reached before what failed, from the failed candidate or an older one.
 pub(super) fn nearest_before<'a>(
     world: PlanInput<'_>,
-    failure: &UnreachableTarget<'_>,
+    failure: &FailedProof<'_>,
     candidates: &'a [BackupCandidate<'a>],
 ) -> Result<Option<ProvedStop<'a>>, RestoreError> {
-    let Some(near) = failure.near else { return Ok(None) };
+    let (FailurePlace::AfterObstacle(near, _) | FailurePlace::PastEnd(near)) = failure.place else { return Ok(None) };
     for candidate in candidates.iter().filter(|candidate| candidate.base.stop <= near.base.stop) {
         if let Some(proof) = newest_reachable(world, candidate)? {
             return Ok(Some(proof));
@@ -164,61 +171,48 @@ pub(super) fn nearest_before<'a>(
     Ok(None)
 }
 
-pub(super) fn unreachable_plan(
+/// The target with what can be reached instead, and the path on which it was sought. `near` is the newest reachable
+/// point before it.
+pub(super) fn unreachable_target(
     world: PlanInput<'_>,
     request: &RestoreRequest,
     candidates: &[BackupCandidate<'_>],
-    failure: UnreachableTarget<'_>,
+    failure: FailedProof<'_>,
     near: Option<ProvedStop<'_>>,
-) -> Result<RestorePlan, RestoreError> {
-    let (last, next) = match (&failure.aimed, &near) {
-        (Some((stop, path)), _) => commits_around(world, path, *stop)?,
-        (None, Some(proof)) => commits_around(world, &proof.candidate.path, proof.stop)?,
-        (None, None) => (None, None),
+) -> Result<(UnreachableTarget, TimelinePath), RestoreError> {
+    let nearest_before = near.as_ref().map(|proof| point_at(world, proof.candidate, proof.stop)).transpose()?;
+    let nearest_after = |beyond: Lsn| point_after(world, candidates, beyond);
+    let (place, path, commits) = match failure.place {
+        FailurePlace::AfterObstacle(BackupCandidate { path, .. }, stop) => {
+            let place = TargetPlace::AfterObstacle { stop, nearest_before, nearest_after: nearest_after(stop.lsn())? };
+            (place, path.clone(), commits_around(world, path, stop)?)
+        }
+        FailurePlace::WithoutBackup(path, stop) => {
+            let place = TargetPlace::WithoutBackup { stop, nearest_after: nearest_after(Lsn::INVALID)? };
+            let commits = commits_around(world, &path, stop)?;
+            (place, path, commits)
+        }
+        FailurePlace::PastEnd(_) => {
+            let around = near.map(|proof| commits_around(world, &proof.candidate.path, proof.stop)).transpose()?;
+            (TargetPlace::PastEnd { nearest_before }, chosen_path(world, request)?, around.unwrap_or_default())
+        }
+        FailurePlace::NotFound => (TargetPlace::NotFound, chosen_path(world, request)?, CommitsAround::default()),
     };
-    let nearest_before = near.map(|proof| point_before(world, &proof)).transpose()?;
-    let nearest_after = failure.beyond.map(|beyond| point_after(world, candidates, beyond)).transpose()?.flatten();
-    let (stop, path) = match failure.aimed {
-        Some((stop, path)) => (Some(stop), path),
-        None => (None, path_to(world, chosen_timeline(world, request)?)?),
-    };
-    Ok(RestorePlan {
-        cluster: world.cluster.to_owned(),
-        target: request.target().clone(),
-        reachable: false,
-        reason: failure.reason,
-        target_lsn: stop.map(RecoveryStop::lsn),
-        inclusive: stop.is_some_and(RecoveryStop::is_inclusive),
-        timeline: path.target(),
-        backup: None,
-        last_commit_before: last,
-        first_commit_after: next,
-        wal_segments: 0,
-        wal_bytes: 0,
-        wal_records: 0,
-        file_bytes: 0,
-        estimated_seconds: 0,
-        estimated_from_restores: 0,
-        room: None,
-        nearest_before,
-        nearest_after,
-        required_settings: RequiredSettings::default(),
-        hole_follows: false,
-        tablespaces_made: Vec::new(),
-        notes: other_timelines::other_timeline_notes(world, &path)?,
-        stop: None,
-    })
+    Ok((UnreachableTarget { reason: failure.reason, timeline: path.target(), place, commits }, path))
 }
 
-fn point_before(world: PlanInput<'_>, proof: &ProvedStop<'_>) -> Result<ReachablePoint, RestoreError> {
-    let BackupCandidate { base, path } = proof.candidate;
-    let (last, _) = commits_around(world, path, proof.stop)?;
-    let (lsn, timeline) = (proof.stop.lsn(), path.target());
-    let options = match proof.stop {
-        RecoveryStop::Consistent(_) => format!("--target-immediate --backup {}", base.label),
-        _ => format!("--target-lsn {lsn} --target-timeline {timeline}"),
-    };
-    Ok(ReachablePoint { lsn, time: last.map(|commit| commit.time), backup: base.label.clone(), options })
+fn chosen_path(world: PlanInput<'_>, request: &RestoreRequest) -> Result<TimelinePath, RestoreError> {
+    path_to(world, chosen_timeline(world, request)?)
+}
+
+fn point_at(
+    world: PlanInput<'_>,
+    candidate: &BackupCandidate<'_>,
+    stop: RecoveryStop,
+) -> Result<ReachablePoint, RestoreError> {
+    let BackupCandidate { base, path } = candidate;
+    let time = commits_around(world, path, stop)?.last.map(|commit| commit.time);
+    Ok(ReachablePoint { stop, timeline: path.target(), time, backup: base.label.clone() })
 }
 
 /// The end of the oldest backup that stops after `beyond` and has its log.
@@ -228,13 +222,9 @@ fn point_after(
     beyond: Lsn,
 ) -> Result<Option<ReachablePoint>, RestoreError> {
     for candidate in candidates.iter().rev().filter(|candidate| candidate.base.stop > beyond) {
-        let BackupCandidate { base, path } = candidate;
-        let stop = RecoveryStop::Consistent(base.stop);
-        if prove_stop(world, candidate, stop, base.stop)?.is_ok() {
-            let (last, _) = commits_around(world, path, stop)?;
-            let options = format!("--target-immediate --backup {}", base.label);
-            let time = last.map(|commit| commit.time);
-            return Ok(Some(ReachablePoint { lsn: base.stop, time, backup: base.label.clone(), options }));
+        let stop = RecoveryStop::Consistent(candidate.base.stop);
+        if prove_stop(world, candidate, stop, candidate.base.stop)?.is_ok() {
+            return point_at(world, candidate, stop).map(Some);
         }
     }
     Ok(None)

@@ -69,9 +69,6 @@ pub enum SelectiveRestoreError {
         /// Why.
         why: String,
     },
-    /// The plan says that the target cannot be reached.
-    #[error("{0}")]
-    Unreachable(String),
     /// Replay would write outside the scratch directory.
     #[error(
         "tablespace {path} was made at {at}, after backup {backup}: replaying that would write to {path} itself, which may be in use; \
@@ -175,9 +172,7 @@ impl HasKind for SelectiveRestoreError {
             SelectiveRestoreError::AbsentDatabase { .. }
             | SelectiveRestoreError::AbsentTable { .. }
             | SelectiveRestoreError::MissingInServer { .. } => ErrorKind::NotFound,
-            SelectiveRestoreError::Unreachable(_) | SelectiveRestoreError::Tablespace { .. } => {
-                ErrorKind::TargetUnreachable
-            }
+            SelectiveRestoreError::Tablespace { .. } => ErrorKind::TargetUnreachable,
             SelectiveRestoreError::WalUnusable(_)
             | SelectiveRestoreError::Pages(_)
             | SelectiveRestoreError::Pack(_) => ErrorKind::Integrity,

@@ -36,7 +36,7 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
 use crate::postgres::sql::{SqlSession, quote_identifier, quote_literal};
 
-use super::plan::RestorePlan;
+use super::plan::ProvedRestore;
 use super::server_start::{ReachedTarget, ServerStart};
 use super::target::RecoveryTargetAction;
 
@@ -61,7 +61,7 @@ pub use under_way::SelectiveRestore;
 struct SelectiveRestoreSource<'s> {
     archive: &'s Arc<Archive>,
     spool: Option<&'s Spool>,
-    plan: &'s RestorePlan,
+    proved: &'s ProvedRestore,
     manifest: &'s Manifest,
     progress: &'s (dyn Fn(SelectiveRestoreStep) + Sync),
 }
@@ -126,13 +126,10 @@ impl SelectiveRestore {
         &mut self,
         archive: &Arc<Archive>,
         spool: Option<&Spool>,
-        plan: &RestorePlan,
+        proved: &ProvedRestore,
         progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
     ) -> Result<SelectiveRestoreReport, SelectiveRestoreError> {
-        let Some(label) = plan.backup.as_ref().filter(|_| plan.reachable) else {
-            return Err(SelectiveRestoreError::Unreachable(plan.reason.clone()));
-        };
-        let manifest = super::backup_reading::read_manifest(archive, label).await?;
+        let manifest = super::backup_reading::read_manifest(archive, &proved.backup).await?;
         let catalogs = BackupCatalogs::read(archive, &manifest).await?;
         self.candidates = self.superuser_candidates(&catalogs);
         let scratch = self.scratch.insert(ScratchServer::new(&self.wish.scratch)?);
@@ -149,7 +146,7 @@ impl SelectiveRestore {
         );
         let tools = tools
             .ok_or(SelectiveRestoreError::NoTools { major: manifest.summary.major_version.max(self.running.major) })?;
-        let source = SelectiveRestoreSource { archive, spool, plan, manifest: &manifest, progress };
+        let source = SelectiveRestoreSource { archive, spool, proved, manifest: &manifest, progress };
         let survey = self.survey_wal(&source, &catalogs).await?;
         let mut notes = Vec::new();
         let mut wanted = self.wanted_databases(&catalogs, &survey, &mut notes)?;
@@ -235,18 +232,18 @@ impl SelectiveRestore {
         source: &SelectiveRestoreSource<'_>,
         catalogs: &BackupCatalogs,
     ) -> Result<WalSurvey, SelectiveRestoreError> {
-        let SelectiveRestoreSource { archive, spool, plan, manifest, progress } = *source;
+        let SelectiveRestoreSource { archive, spool, proved, manifest, progress } = *source;
         let Some(scratch) = &self.scratch else { return Ok(WalSurvey::default()) };
-        if let Some(made) = plan.tablespaces_made.first() {
+        if let Some(made) = proved.tablespaces_made.first() {
             let (path, at) = (made.location.clone(), made.lsn);
             return Err(SelectiveRestoreError::Tablespace { path, at, backup: manifest.summary.label.clone() });
         }
-        let history = if plan.timeline == TimelineId::FIRST {
+        let history = if proved.timeline == TimelineId::FIRST {
             Some(TimelineHistory::first())
         } else {
-            archive.history(plan.timeline).await?
+            archive.history(proved.timeline).await?
         };
-        let history = history.ok_or(super::error::RestoreError::UnknownTimeline { timeline: plan.timeline })?;
+        let history = history.ok_or(super::error::RestoreError::UnknownTimeline { timeline: proved.timeline })?;
         let (files, free) = (
             bytes_of(manifest.entries.iter().filter(|entry| self.may_be_needed(catalogs, &entry.path))),
             scratch.free_bytes()?,
@@ -256,11 +253,11 @@ impl SelectiveRestore {
             return Err(SelectiveRestoreError::NoSpace { dir: self.wish.scratch.clone(), free, needed, files });
         }
         let (size, wal) =
-            (manifest.summary.segment_size, plan.wal_segments.saturating_mul(manifest.summary.segment_size.get()));
+            (manifest.summary.segment_size, proved.wal_segments.saturating_mul(manifest.summary.segment_size.get()));
         let stretch = SurveyRange {
             path: &history.path(),
             from: manifest.summary.start_lsn,
-            to: manifest.summary.start_lsn.saturating_add(plan.wal_bytes),
+            to: manifest.summary.start_lsn.saturating_add(proved.work.wal_bytes),
             size,
             databases: catalogs.databases_file,
             keep: (free.saturating_sub(needed) > wal.saturating_add(wal / 4)).then(|| scratch.wal_dir()),
@@ -302,10 +299,10 @@ impl SelectiveRestore {
         source: &SelectiveRestoreSource<'_>,
         wanted: &WantedDatabases,
     ) -> Result<ScratchAttempt, SelectiveRestoreError> {
-        let SelectiveRestoreSource { archive, plan, manifest, progress, .. } = *source;
+        let SelectiveRestoreSource { archive, proved, manifest, progress, .. } = *source;
         let Some(scratch) = self.scratch.as_mut() else { return Err(super::error::RestoreError::WorkerLost.into()) };
         scratch.clear()?;
-        let load = ScratchContents { archive, plan, manifest, restore_command: &self.wish.restore_command, progress };
+        let load = ScratchContents { archive, proved, manifest, restore_command: &self.wish.restore_command, progress };
         load.place_files(scratch, |oid| wanted.includes(Some(oid))).await?;
         let start = ServerStart {
             pgdata: scratch.data_dir(),
@@ -313,10 +310,10 @@ impl SelectiveRestore {
             search: self.wish.search.clone(),
             options: Vec::new(),
         };
-        let total = plan.wal_segments.max(1);
+        let total = proved.wal_segments.max(1);
         let (mut at, mut asked) = (0, 0_u64);
         let told = std::sync::Mutex::new(());
-        let mut running = std::pin::pin!(start.run(plan, RecoveryTargetAction::Promote, archive.vault().clock()));
+        let mut running = std::pin::pin!(start.run(proved, RecoveryTargetAction::Promote, archive.vault().clock()));
         let reached = loop {
             let pause = archive.vault().clock().sleep(POLL_INTERVAL);
             match futures_util::future::select(&mut running, pause).await {

@@ -28,7 +28,7 @@ use super::super::backup_reading::{PROGRESS_INTERVAL, tablespace_map};
 use super::super::blocking::run_blocking;
 use super::super::destination::{CheckedDestination, Destination};
 use super::super::placement::Placement;
-use super::super::plan::RestorePlan;
+use super::super::plan::ProvedRestore;
 use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
 use super::super::server_start::{START_LOG, major_version_of};
 use super::super::target::RecoveryTargetAction;
@@ -247,7 +247,7 @@ pub(super) fn database_of_path(path: &Path) -> Option<u32> {
 /// What goes into the scratch directory.
 pub(super) struct ScratchContents<'a> {
     pub(super) archive: &'a Arc<Archive>,
-    pub(super) plan: &'a RestorePlan,
+    pub(super) proved: &'a ProvedRestore,
     pub(super) manifest: &'a Manifest,
     /// Asked where the scratch directory has no such segment.
     pub(super) restore_command: &'a str,
@@ -317,16 +317,13 @@ impl ScratchContents<'_> {
     }
 
     fn server_settings(&self, scratch: &ScratchServer, placement: &Placement) -> Result<String, SelectiveRestoreError> {
-        let Some(stop) = self.plan.stop else {
-            return Err(SelectiveRestoreError::Unreachable(self.plan.reason.clone()));
-        };
         let kept = scratch.wal_dir();
         let word = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%"));
         let (asked, kept) = (word(&scratch.request_log()), word(&kept));
-        let required = self.plan.required_settings;
+        let required = self.proved.required_settings;
         let recovery = RecoverySettings {
-            stop,
-            timeline: self.plan.timeline,
+            stop: self.proved.stop,
+            timeline: self.proved.timeline,
             action: RecoveryTargetAction::Promote,
             restore_command: format!(
                 "echo %f >> {asked}; if test -f {kept}/%f; then cp {kept}/%f \"%p\"; else {}; fi",
