@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::restore::destination::DestinationError;
 use crate::redis::archive::history::last_command::LastCommandError;
 use crate::vault::VaultError;
@@ -73,10 +74,16 @@ pub enum JointError {
     },
 }
 
-impl JointError {
-    /// Whether the user named folders that cannot be used.
-    #[must_use]
-    pub const fn is_usage(&self) -> bool {
-        matches!(self, JointError::NestedFolders { .. } | JointError::FolderNotEmpty { .. })
+impl HasKind for JointError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            JointError::PlanPostgres { source, .. } => source.kind(),
+            JointError::PlanRedis { source, .. } => source.kind(),
+            JointError::Destination(error) => error.kind(),
+            JointError::LastCommand(error) => error.kind(),
+            JointError::NestedFolders { .. } | JointError::FolderNotEmpty { .. } => ErrorKind::Usage,
+            JointError::ReadFolder { .. } => ErrorKind::Failed,
+            JointError::SharedFileSystem { source, .. } => source.kind(),
+        }
     }
 }

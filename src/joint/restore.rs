@@ -96,13 +96,14 @@ mod tests {
     use std::fs;
 
     use super::{JointFailure, check_destinations, restore_in_order};
+    use crate::base::error_kind::{ErrorKind, HasKind as _};
 
     #[test]
     fn folders_are_apart_and_empty() {
         let dir = tempfile::tempdir().unwrap();
         let [pgdata, redis_dir] = ["pg", "redis"].map(|name| dir.path().join(name));
         check_destinations(&pgdata, &redis_dir).unwrap();
-        assert!(check_destinations(dir.path(), &redis_dir).is_err_and(|error| error.is_usage()));
+        assert!(check_destinations(dir.path(), &redis_dir).is_err_and(|error| error.kind() == ErrorKind::Usage));
         fs::create_dir_all(redis_dir.join("lost+found")).unwrap();
         check_destinations(&pgdata, &redis_dir).unwrap();
         fs::create_dir_all(pgdata.join("lost+found")).unwrap();
@@ -111,7 +112,7 @@ mod tests {
             "--pgdata {} is not empty, it has lost+found; nothing was touched, name another folder",
             pgdata.display()
         );
-        assert_eq!((error.is_usage(), error.to_string()), (true, message));
+        assert_eq!((error.kind(), error.to_string()), (ErrorKind::Usage, message));
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use crate::base::error_kind::HasKind;
 use crate::base::pem::PemFileError;
 use crate::base::retry::ErrorClass;
 use crate::config::{ConfigError, KeySourceError, PasswordError};
+use crate::joint::error::JointError;
 use crate::postgres::archive::ArchiveError;
 use crate::postgres::archive::chunks::{PackError, PackId};
 use crate::postgres::archive::ingest::IngestError;
@@ -37,9 +38,13 @@ use crate::postgres::wire::message::{MessageError, ServerError};
 use crate::postgres::wire::{ConninfoError, ReplicationError};
 use crate::postgres::{log, restore};
 use crate::redis;
+use crate::redis::archive::StreamPosition;
+use crate::redis::archive::history::last_command::LastCommandError;
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::format::rdb::RdbError;
 use crate::redis::format::resp::RespError;
+use crate::redis::restore::destination::RedisDestinationError;
+use crate::redis::restore::plan::RedisPlanError;
 use crate::redis::wire::{RedisError, RedisTlsError};
 use crate::vault::VaultError;
 use crate::vault::repository::RepositoryError;
@@ -471,6 +476,57 @@ fn errors_of_redis() {
         (RestoreError::ContentDiffers(text()), INTEGRITY),
     ]);
     check_snapshot_errors(rdb, resp);
+    check_redis_restore_errors();
+}
+
+fn check_redis_restore_errors() {
+    use redis::restore::RestoreError;
+    let no_space = || RestoreError::NotEnoughSpace { dir: path(), needed: 2, free: 1 };
+    let no_server = || RestoreError::NotAServerProgram { program: path(), output: text() };
+    let position = || "5".parse::<StreamPosition>().unwrap();
+    check([
+        (RedisPlanError::Archive { instance: text(), source: vault_of(full()) }, UNAVAILABLE),
+        (RedisPlanError::Archive { instance: text(), source: vault_of(damaged()) }, INTEGRITY),
+        (RedisPlanError::UnknownSnapshot { label: text(), instance: text() }, NOT_FOUND),
+        (RedisPlanError::UnknownPosition { position: position(), instance: text() }, NOT_FOUND),
+        (RedisPlanError::AmbiguousPosition { positions: vec![text()] }, USAGE),
+    ]);
+    check([
+        (RedisDestinationError::NoProgram { program: "x", origin: text() }, USAGE),
+        (RedisDestinationError::UnknownVersion { version: text() }, USAGE),
+        (RedisDestinationError::Program(no_server()), USAGE),
+        (RedisDestinationError::RelativePath(io_error()), FAILED),
+        (RedisDestinationError::Space { dir: path(), source: no_space() }, FAILED),
+        (RedisDestinationError::ReadConf { path: path(), source: io_error() }, FAILED),
+    ]);
+}
+
+#[test]
+fn errors_of_joint_commands() {
+    let cluster = |source| JointError::PlanPostgres { cluster: text(), source: Box::new(source) };
+    let instance = |source| JointError::PlanRedis { instance: text(), source };
+    let read = |source| JointError::LastCommand(LastCommandError::Read { instance: text(), source });
+    let parse = RespError::Endless { at: 1, limit: 1 };
+    let no_space = redis::restore::RestoreError::NotEnoughSpace { dir: path(), needed: 2, free: 1 };
+    check([
+        (cluster(restore::RestoreError::EmptyArchive { cluster: text() }), NOT_FOUND),
+        (cluster(restore::RestoreError::Archive(archive_of(full()))), UNAVAILABLE),
+        (instance(vault_of(full())), UNAVAILABLE),
+        (instance(vault_of(damaged())), INTEGRITY),
+        (
+            JointError::Destination(DestinationError::Io { what: "read", path: path(), source: io_error() }),
+            FAILED,
+        ),
+        (read(vault_of(full())), UNAVAILABLE),
+        (JointError::LastCommand(LastCommandError::Parse { instance: text(), source: parse }), INTEGRITY),
+        (JointError::NestedFolders { pgdata: path(), redis_dir: path() }, USAGE),
+        (JointError::FolderNotEmpty { option: "--pgdata", dir: path(), found: text() }, USAGE),
+        (JointError::ReadFolder { path: path(), source: io_error() }, FAILED),
+        (
+            JointError::SharedFileSystem { cluster: text(), instance: text(), source: Box::new(no_space) },
+            FAILED,
+        ),
+    ]);
 }
 
 fn check_snapshot_errors(rdb: fn() -> RdbError, resp: fn() -> RespError) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::config::{ConfigError, KeySourceError, PasswordError};
+use crate::joint::error::JointError;
 use crate::postgres::{self, archive_get};
 use crate::redis;
 use crate::vault::VaultError;
@@ -172,7 +173,7 @@ type KindOfCause = fn(&(dyn Error + 'static)) -> Option<ErrorKind>;
 
 /// The errors that decide an exit code by themselves. All others get the code of what they wrap, or
 /// [`CliExitCode::Failed`].
-const KIND_OF_CAUSE: [KindOfCause; 28] = [
+const KIND_OF_CAUSE: [KindOfCause; 31] = [
     kind_if::<ConfigError>,
     kind_if::<KeySourceError>,
     kind_if::<PasswordError>,
@@ -200,7 +201,10 @@ const KIND_OF_CAUSE: [KindOfCause; 28] = [
     kind_if::<redis::wire::RedisError>,
     kind_if::<redis::archive::snapshot::error::SnapshotError>,
     kind_if::<redis::restore::RestoreError>,
+    kind_if::<redis::restore::plan::RedisPlanError>,
+    kind_if::<redis::restore::destination::RedisDestinationError>,
     kind_if::<redis::log::error::LogError>,
+    kind_if::<JointError>,
 ];
 
 fn kind_if<E: Error + HasKind + 'static>(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {

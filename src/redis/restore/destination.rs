@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::server_start::query_server_version;
 use super::write::check_free_space;
 use super::{RedisConf, RedisVersion, RestoreError};
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::redis::archive::RestoreRoute;
 use crate::redis::wire::ServerFlavour;
 
@@ -79,6 +80,17 @@ pub enum RedisDestinationError {
         /// The error of the operating system.
         source: std::io::Error,
     },
+}
+
+impl HasKind for RedisDestinationError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RedisDestinationError::NoProgram { .. } | RedisDestinationError::UnknownVersion { .. } => ErrorKind::Usage,
+            RedisDestinationError::Program(error) => error.kind(),
+            RedisDestinationError::Space { source, .. } => source.kind(),
+            RedisDestinationError::RelativePath(_) | RedisDestinationError::ReadConf { .. } => ErrorKind::Failed,
+        }
+    }
 }
 
 /// Checks a destination for what `route` restores.

@@ -1,5 +1,6 @@
 //! From what the user asks for to the snapshot and the commands that restore it.
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::restore_estimate::RestoreWork;
 use crate::redis::archive::{Archive, RedisTarget, RestoreRoute, StreamPosition, UnreachableState};
 use crate::vault::VaultError;
@@ -57,6 +58,16 @@ pub enum RedisPlanError {
         /// The offset in each of them.
         positions: Vec<String>,
     },
+}
+
+impl HasKind for RedisPlanError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RedisPlanError::Archive { source, .. } => source.kind(),
+            RedisPlanError::UnknownSnapshot { .. } | RedisPlanError::UnknownPosition { .. } => ErrorKind::NotFound,
+            RedisPlanError::AmbiguousPosition { .. } => ErrorKind::Usage,
+        }
+    }
 }
 
 /// Resolves a request to a snapshot and the commands after it, or to why it cannot be reached. Changes nothing.

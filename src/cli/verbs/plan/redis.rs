@@ -6,12 +6,12 @@ use crate::base::restore_estimate::RestoreEstimator;
 use crate::cli::args::help;
 use crate::cli::args::target::{RedisTargetArgs, parse_redis_request};
 use crate::cli::context::CliContext;
-use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::exit::CliExitCode;
 use crate::cli::open;
 use crate::cli::show::plan::redis::RedisPlanJson;
 use crate::cli::show::shell;
 use crate::redis::archive::{Archive, RestoreRoute, UnreachableState};
-use crate::redis::restore::plan::{RedisPlanError, plan_restore};
+use crate::redis::restore::plan::plan_restore;
 
 /// For a Redis or Valkey instance
 #[derive(Args, Debug)]
@@ -54,14 +54,5 @@ pub(in crate::cli) async fn plan_instance(
     around: &CliContext,
 ) -> anyhow::Result<Result<RestoreRoute, UnreachableState>> {
     let request = parse_redis_request(args, around)?;
-    plan_restore(instance, &request).await.map_err(with_exit_code)
-}
-
-fn with_exit_code(error: RedisPlanError) -> anyhow::Error {
-    let code = match error {
-        RedisPlanError::Archive { .. } => return error.into(),
-        RedisPlanError::UnknownSnapshot { .. } | RedisPlanError::UnknownPosition { .. } => CliExitCode::NotFound,
-        RedisPlanError::AmbiguousPosition { .. } => CliExitCode::Usage,
-    };
-    CliError { code, message: error.to_string() }.into()
+    Ok(plan_restore(instance, &request).await?)
 }

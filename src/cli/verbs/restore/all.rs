@@ -12,12 +12,11 @@ use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::cli::args::help;
 use crate::cli::args::target::{PostgresServerArgs, RedisServerArgs, TargetActionArg, target_action};
 use crate::cli::context::CliContext;
-use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::exit::CliExitCode;
 use crate::cli::show::plan::all::{JointRestoreJson, print_plan, print_skew};
 use crate::cli::show::restore::{postgres, redis};
 use crate::cli::verbs::plan::all::{JointTargetArgs, make_joint_plan};
 use crate::config::Config;
-use crate::joint::error::JointError;
 use crate::joint::plan::JointPlan;
 use crate::joint::restore::{JointFailure, check_destinations, check_free_space, restore_in_order};
 use crate::postgres::restore::plan::ProvedRestore;
@@ -59,7 +58,7 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
     let config = around.read_config()?;
     let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
     let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
-    check_destinations(&pgdata, &redis_dir).map_err(with_exit_code)?;
+    check_destinations(&pgdata, &redis_dir)?;
     let plan = make_joint_plan(&config, &args.which, Some(pgdata.clone()), around).await?;
     let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
     if !args.json {
@@ -100,10 +99,6 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
     around.output.print_line("")?;
     print_skew(&plan, &around.output)?;
     Ok(CliExitCode::Done)
-}
-
-fn with_exit_code(error: JointError) -> anyhow::Error {
-    if error.is_usage() { CliError::usage(error.to_string()).into() } else { error.into() }
 }
 
 /// Places PostgreSQL's files, and starts its server if that is wanted.

@@ -10,7 +10,7 @@ use crate::base::restore_estimate::RestoreEstimator;
 use crate::cli::args::help;
 use crate::cli::args::target::{RedisServerArgs, RedisTargetArgs};
 use crate::cli::context::CliContext;
-use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::exit::CliExitCode;
 use crate::cli::open;
 use crate::cli::show::plan::redis::RedisPlanJson;
 use crate::cli::show::progress::ProgressDisplay;
@@ -19,9 +19,7 @@ use crate::cli::show::shell;
 use crate::cli::verbs::plan::redis::plan_instance;
 use crate::redis::archive::{Archive, RestoreRoute};
 use crate::redis::restore::checked_restore::FinishedRedisRestore;
-use crate::redis::restore::destination::{
-    RedisDestination, RedisDestinationError, RedisDestinationRequest, check_destination,
-};
+use crate::redis::restore::destination::{RedisDestination, RedisDestinationRequest, check_destination};
 
 /// A Redis or Valkey instance: write what a stock server starts from
 #[derive(Args, Debug)]
@@ -88,13 +86,7 @@ pub(in crate::cli) async fn find_destination(
         search: program_search_path(around),
         start,
     };
-    check_destination(&request, route).await.map_err(|error| match error {
-        RedisDestinationError::NoProgram { .. } | RedisDestinationError::UnknownVersion { .. } => {
-            CliError::usage(error.to_string()).into()
-        }
-        RedisDestinationError::Program(error) => error.into(),
-        error => error.into(),
-    })
+    Ok(check_destination(&request, route).await?)
 }
 
 /// Places the files, prints that it did, and starts a server on them if that is wanted.

@@ -1,5 +1,6 @@
 //! The last command of a restore that changes anything, for people to recognise the state by.
 
+use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::redis::archive::{Archive, RestoreRoute};
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser, RespError};
 use crate::vault::VaultError;
@@ -34,6 +35,15 @@ pub enum LastCommandError {
         /// What is wrong with them.
         source: RespError,
     },
+}
+
+impl HasKind for LastCommandError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            LastCommandError::Read { source, .. } => source.kind(),
+            LastCommandError::Parse { .. } => ErrorKind::Integrity,
+        }
+    }
 }
 
 impl Archive {
