@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 
 use super::args::global::GlobalArgs;
-use super::args::time;
+use super::args::time::{self, WrittenMoment};
 use super::exit::CliError;
 use super::show::output::TerminalOutput;
 use crate::base::clock::{SharedClock, SystemClock};
@@ -42,9 +42,10 @@ impl CliContext {
         Config::read(self.named_config.as_deref(), &self.environment)
     }
 
-    /// A moment as a line to copy can have it.
-    pub(super) fn absolute_time(&self, moment: &str) -> String {
-        time::absolute_time(moment, self.clock.now(), &self.local_zone())
+    /// Reads the moment that an option was given.
+    pub(super) fn read_moment(&self, option: &str, text: &str) -> Result<WrittenMoment, CliError> {
+        let read = time::read_moment(text, self.clock.now(), &self.local_zone());
+        read.map_err(|why| CliError::usage(format!("{option}: {why}")))
     }
 
     /// The zone of a time that names none.

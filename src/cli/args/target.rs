@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 
-use crate::cli::args::time as moment;
+use crate::cli::args::time::WrittenMoment;
 use crate::cli::context::CliContext;
 use crate::cli::exit::CliError;
 use crate::cli::show::shell;
@@ -104,15 +105,24 @@ pub(in crate::cli) struct RedisServerArgs {
     pub(in crate::cli) redis_conf: Option<PathBuf>,
 }
 
+/// What `plan` and `restore` are asked for, read once from the options.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::cli) struct TargetRequest<R> {
+    /// The request.
+    pub(in crate::cli) request: R,
+    /// The options that name the same target again, for a line to copy. Nothing reads them but people.
+    pub(in crate::cli) options: String,
+}
+
 /// Reads the target's options. What cannot be meant is refused with what to write instead.
-pub(in crate::cli) fn parse_target_request(
+pub(in crate::cli) fn read_postgres_target(
     args: &PostgresTargetArgs,
     around: &CliContext,
-) -> Result<RestoreRequest, CliError> {
+) -> Result<TargetRequest<RestoreRequest>, CliError> {
     let usage = |option: &str, why: &dyn std::fmt::Display| CliError::usage(format!("{option}: {why}"));
-    let target = if let Some(text) = &args.target_time {
-        let (now, local) = (around.clock.now(), &around.local_zone());
-        RecoveryTarget::Time(moment::parse_time(text, now, local).map_err(|why| usage("--target-time", &why))?)
+    let time = args.target_time.as_ref().map(|text| around.read_moment("--target-time", text)).transpose()?;
+    let target = if let Some(time) = &time {
+        RecoveryTarget::Time(time.moment)
     } else if let Some(text) = &args.target_lsn {
         RecoveryTarget::Lsn(text.parse().map_err(|why| usage("--target-lsn", &why))?)
     } else if let Some(text) = &args.target_xid {
@@ -130,7 +140,8 @@ pub(in crate::cli) fn parse_target_request(
     };
     let timeline: TargetTimeline = args.target_timeline.parse().map_err(|why| usage("--target-timeline", &why))?;
     let request = RestoreRequest::new(target, args.target_exclusive).map_err(|why| CliError::usage(why.to_string()))?;
-    Ok(request.on_timeline(timeline).from_backup(args.backup.clone()).or_nearest(args.nearest))
+    let request = request.on_timeline(timeline).from_backup(args.backup.clone()).or_nearest(args.nearest);
+    Ok(TargetRequest { request, options: postgres_options(args, time.map(|time| time.lasting)) })
 }
 
 /// What the server is to do at the target.
@@ -142,11 +153,11 @@ pub(in crate::cli) fn target_action(action: TargetActionArg) -> RecoveryTargetAc
     }
 }
 
-/// The options that name the same target again, for a line to copy.
-pub(in crate::cli) fn target_options(args: &PostgresTargetArgs) -> String {
+/// The options, with a time that means the same tomorrow.
+fn postgres_options(args: &PostgresTargetArgs, time: Option<String>) -> String {
     let mut words = Vec::new();
     let pairs = [
-        ("--target-time", &args.target_time),
+        ("--target-time", &time),
         ("--target-lsn", &args.target_lsn),
         ("--target-xid", &args.target_xid),
         ("--target-name", &args.target_name),
@@ -164,15 +175,13 @@ pub(in crate::cli) fn target_options(args: &PostgresTargetArgs) -> String {
 }
 
 /// Reads the options of a Redis target.
-pub(in crate::cli) fn parse_redis_request(
+pub(in crate::cli) fn read_redis_target(
     args: &RedisTargetArgs,
     around: &CliContext,
-) -> Result<RedisRestoreRequest, CliError> {
-    let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
-    let target = if let Some(text) = &args.target_time {
-        let time = moment::parse_time(text, around.clock.now(), &around.local_zone()).map_err(|why| usage(&why))?;
-        let time = time.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
-        RequestedTarget::Resolved(RedisTarget::Time(time))
+) -> Result<TargetRequest<RedisRestoreRequest>, CliError> {
+    let time = args.target_time.as_ref().map(|text| around.read_moment("--target-time", text)).transpose()?;
+    let target = if let Some(time) = &time {
+        RequestedTarget::Resolved(RedisTarget::Time(calendar_time(time)?))
     } else if let Some(text) = &args.target_offset {
         let position = text.parse().map_err(|why| CliError::usage(format!("--target-offset: {why}")))?;
         RequestedTarget::Position(position)
@@ -181,14 +190,19 @@ pub(in crate::cli) fn parse_redis_request(
     } else {
         RequestedTarget::Resolved(RedisTarget::Newest)
     };
-    Ok(RedisRestoreRequest { target, backup: args.backup.clone(), nearest: args.nearest })
+    let request = RedisRestoreRequest { target, backup: args.backup.clone(), nearest: args.nearest };
+    Ok(TargetRequest { request, options: redis_options(args, time.map(|time| time.lasting)) })
 }
 
-/// The options that name the same target again, for a line to copy.
-pub(in crate::cli) fn redis_target_options(args: &RedisTargetArgs) -> String {
+/// The moment as a time of the calendar, which PostgreSQL's times can exceed.
+pub(in crate::cli) fn calendar_time(time: &WrittenMoment) -> Result<Timestamp, CliError> {
+    time.moment.to_timestamp().ok_or_else(|| CliError::usage("--target-time: beyond every calendar"))
+}
+
+/// The options, with a time that means the same tomorrow.
+fn redis_options(args: &RedisTargetArgs, time: Option<String>) -> String {
     let mut words = Vec::new();
-    let pairs =
-        [("--target-time", &args.target_time), ("--target-offset", &args.target_offset), ("--backup", &args.backup)];
+    let pairs = [("--target-time", &time), ("--target-offset", &args.target_offset), ("--backup", &args.backup)];
     for (option, value) in pairs {
         words.extend(value.as_ref().map(|value| format!("{option} {}", shell::quote_for_shell(value))));
     }
@@ -199,12 +213,12 @@ pub(in crate::cli) fn redis_target_options(args: &RedisTargetArgs) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{RedisTargetArgs, redis_target_options};
+    use super::{RedisTargetArgs, redis_options};
 
     #[test]
     fn the_same_target_is_named_again() {
-        let time = Some("2026-11-22 14:00:00+00".into());
-        let target = RedisTargetArgs { target_time: time, nearest: true, ..RedisTargetArgs::default() };
-        assert_eq!(redis_target_options(&target), "--target-time '2026-11-22 14:00:00+00' --nearest");
+        let target = RedisTargetArgs { target_time: Some("now".into()), nearest: true, ..RedisTargetArgs::default() };
+        let lasting = Some("2026-11-22 14:00:00+00".into());
+        assert_eq!(redis_options(&target, lasting), "--target-time '2026-11-22 14:00:00+00' --nearest");
     }
 }

@@ -132,16 +132,22 @@ pub(in crate::cli) fn parse_zone(name: &str) -> Result<TimeZone, String> {
     }
 }
 
-/// The moment in words that mean the same tomorrow and elsewhere, for a line to copy. What does so already stays as
-/// it was typed, and what is no moment, too.
-pub(in crate::cli) fn absolute_time(text: &str, now: Timestamp, zone: &DefaultZone) -> String {
+/// A moment that the user wrote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::cli) struct WrittenMoment {
+    /// What it means.
+    pub(in crate::cli) moment: PgTime,
+    /// Words that mean the same tomorrow and elsewhere, for a line to copy: the user's own if they do.
+    pub(in crate::cli) lasting: String,
+}
+
+/// Reads a moment as [`parse_time`] does, and finds lasting words for it.
+pub(in crate::cli) fn read_moment(text: &str, now: Timestamp, zone: &DefaultZone) -> Result<WrittenMoment, String> {
+    let moment = parse_time(text, now, zone)?;
     let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
-    match parse_time(text, now, zone) {
-        Ok(meant) if parse_time(text, tomorrow, &DefaultZone::Machine(TimeZone::UTC)).as_ref() != Ok(&meant) => {
-            format_time(meant, &TimeZone::UTC)
-        }
-        _ => text.to_owned(),
-    }
+    let lasts = parse_time(text, tomorrow, &DefaultZone::Machine(TimeZone::UTC)).as_ref() == Ok(&moment);
+    let lasting = if lasts { text.to_owned() } else { format_time(moment, &TimeZone::UTC) };
+    Ok(WrittenMoment { moment, lasting })
 }
 
 #[cfg(test)]
@@ -149,7 +155,7 @@ mod tests {
     use jiff::Timestamp;
     use jiff::tz::TimeZone;
 
-    use super::{DefaultZone, format_time, parse_time, parse_zone};
+    use super::{DefaultZone, format_time, parse_time, parse_zone, read_moment};
 
     #[test]
     fn what_depends_on_when_or_where_it_is_typed_is_named_by_what_it_means() {
@@ -160,12 +166,13 @@ mod tests {
             ("08:00", DefaultZone::Asked(vienna()), "2026-11-22 07:00:00.000000+00"),
             ("08:00 Europe/Vienna", DefaultZone::Machine(TimeZone::UTC), "2026-11-22 07:00:00.000000+00"),
             ("2026-11-20 08:00:00+01", DefaultZone::Machine(vienna()), "2026-11-20 08:00:00+01"),
-            ("no time", DefaultZone::Machine(vienna()), "no time"),
         ] {
-            assert_eq!(super::absolute_time(typed, now, &zone), lasting, "{typed}");
-            let back = parse_time(lasting, now, &DefaultZone::Machine(TimeZone::UTC));
-            assert_eq!(back.ok(), parse_time(typed, now, &zone).ok(), "{typed}");
+            let read = read_moment(typed, now, &zone).unwrap();
+            assert_eq!(read.lasting, lasting, "{typed}");
+            assert_eq!(parse_time(typed, now, &zone).as_ref(), Ok(&read.moment), "{typed}");
+            assert_eq!(parse_time(lasting, now, &DefaultZone::Machine(TimeZone::UTC)), Ok(read.moment), "{typed}");
         }
+        assert!(read_moment("no time", now, &DefaultZone::Asked(vienna())).is_err());
     }
 
     fn vienna() -> TimeZone {

@@ -513,19 +513,13 @@ fn errors_of_joint_commands() {
         (cluster(restore::RestoreError::Archive(archive_of(full()))), UNAVAILABLE),
         (instance(vault_of(full())), UNAVAILABLE),
         (instance(vault_of(damaged())), INTEGRITY),
-        (
-            JointError::Destination(DestinationError::Io { what: "read", path: path(), source: io_error() }),
-            FAILED,
-        ),
+        (JointError::Destination(DestinationError::Io { what: "read", path: path(), source: io_error() }), FAILED),
         (read(vault_of(full())), UNAVAILABLE),
         (JointError::LastCommand(LastCommandError::Parse { instance: text(), source: parse }), INTEGRITY),
         (JointError::NestedFolders { pgdata: path(), redis_dir: path() }, USAGE),
         (JointError::FolderNotEmpty { option: "--pgdata", dir: path(), found: text() }, USAGE),
         (JointError::ReadFolder { path: path(), source: io_error() }, FAILED),
-        (
-            JointError::SharedFileSystem { cluster: text(), instance: text(), source: Box::new(no_space) },
-            FAILED,
-        ),
+        (JointError::SharedFileSystem { cluster: text(), instance: text(), source: Box::new(no_space) }, FAILED),
     ]);
 }
 

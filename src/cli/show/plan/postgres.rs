@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::args::target;
-use crate::cli::args::target::PostgresTargetArgs;
+use crate::cli::args::target::TargetRequest;
 use crate::cli::show::output::{
     TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
 };
@@ -12,7 +11,7 @@ use crate::postgres::restore::plan::{
     CommitPoint, DiskRequirement, PlanOutcome, ProvedRestore, RestorePlan, UnreachableTarget,
 };
 use crate::postgres::restore::resolve_target::RecoveryStop;
-use crate::postgres::restore::target::RecoveryTarget;
+use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 
 /// The column at which what is said begins, after its name.
 const VALUE_COLUMN: usize = 17;
@@ -21,12 +20,14 @@ const VALUE_COLUMN: usize = 17;
 /// out.
 fn plan_lines(
     plan: &RestorePlan,
-    args: &PostgresTargetArgs,
+    request: &TargetRequest<RestoreRequest>,
     (program, asked): (&str, bool),
     out: &TerminalOutput,
 ) -> Vec<String> {
     let mut page = PlanPage { lines: Vec::new(), plan, program, out };
-    page.lines.push(out.style(TextTone::Strong, format!("{} to {}", plan.cluster, describe_target(plan, args, out))));
+    page.lines.push(
+        out.style(TextTone::Strong, format!("{} to {}", plan.cluster, describe_target(plan, &request.request, out))),
+    );
     page.lines.push(String::new());
     match &plan.outcome {
         PlanOutcome::Target(restore) => page.push_reachable(restore, None),
@@ -39,7 +40,7 @@ fn plan_lines(
         page.push_paragraph("note", note);
     }
     if asked || !plan.is_reachable() {
-        page.push_next_command(args);
+        page.push_next_command(&request.options);
     }
     page.lines
 }
@@ -47,11 +48,11 @@ fn plan_lines(
 /// Prints the plan.
 pub(in crate::cli) fn print_plan(
     plan: &RestorePlan,
-    args: &PostgresTargetArgs,
+    request: &TargetRequest<RestoreRequest>,
     asked: (&str, bool),
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    plan_lines(plan, args, asked, out).iter().try_for_each(|line| out.print_line(line))
+    plan_lines(plan, request, asked, out).iter().try_for_each(|line| out.print_line(line))
 }
 
 /// What an estimate is made from.
@@ -63,8 +64,8 @@ pub(in crate::cli) fn estimate_basis(restores: u64) -> String {
 }
 
 /// The target in words.
-fn describe_target(plan: &RestorePlan, args: &PostgresTargetArgs, out: &TerminalOutput) -> String {
-    let before = if args.target_exclusive { "just before " } else { "" };
+fn describe_target(plan: &RestorePlan, request: &RestoreRequest, out: &TerminalOutput) -> String {
+    let before = if request.exclusive() { "just before " } else { "" };
     let what = match &plan.target {
         RecoveryTarget::Time(time) => out.format_time(*time),
         other => other.to_string(),
@@ -160,14 +161,14 @@ impl PlanPage<'_> {
         self.push_row("next commit", next);
     }
 
-    fn push_next_command(&mut self, args: &PostgresTargetArgs) {
+    fn push_next_command(&mut self, options: &str) {
         let (program, cluster) = (self.program, &self.plan.cluster);
         let restore = |options: &str| format!("{program} restore postgres {cluster} --pgdata DIR {options}");
         self.lines.push(String::new());
         match &self.plan.outcome {
             PlanOutcome::Target(_) | PlanOutcome::OtherPoint { .. } => {
                 self.lines.push("To do it:".to_owned());
-                let command = restore(&target::target_options(args));
+                let command = restore(options);
                 self.lines.push(format!("  {} --start", self.out.style(TextTone::Strong, command.trim_end())));
             }
             PlanOutcome::Refused { restore, .. } => {

@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::postgres::estimate_basis;
 use crate::base::restore_estimate::RestoreEstimator;
-use crate::cli::args::target::{RedisTargetArgs, redis_target_options};
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration};
 use crate::postgres::format::time::PgTime;
 use crate::redis::archive::{RestoreRoute, UnreachableState};
@@ -15,7 +14,7 @@ use crate::redis::restore::plan::restore_work;
 /// What `plan --json` prints.
 #[derive(serde::Serialize)]
 pub(in crate::cli) struct RedisPlanJson {
-    pub(in crate::cli) reachable: bool,
+    reachable: bool,
     reason: Option<String>,
     backup: Option<String>,
     /// The state reached is the one after the commands that had come by then.
@@ -62,66 +61,85 @@ impl RedisPlanJson {
             nearest_after: not.and_then(|not| not.nearest_after),
         }
     }
+}
 
-    /// `asked`: it was only asked for, so it ends with how `program` carries it out.
-    pub(in crate::cli) fn print_plan(
-        &self,
-        (program, instance): (&str, &str),
-        asked: Option<&RedisTargetArgs>,
-        out: &TerminalOutput,
-    ) -> anyhow::Result<()> {
-        let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
-        let command = |options: &str| {
-            let line = format!("{program} restore redis {instance} --dir DIR {options}");
-            out.style(TextTone::Strong, line.trim_end())
-        };
-        let (Some(backup), Some(at)) = (&self.backup, self.at) else {
-            let reason = self.reason.as_deref().unwrap_or_default();
-            out.print_line(format!(
-                "{}: {instance} cannot be restored there: {reason}",
-                out.style(TextTone::Bad, "NOT REACHABLE")
-            ))?;
-            // Times are shown to the microsecond: rounded up, and with --nearest, they lead to the very moment, also
-            // where nothing follows it.
-            let up = |time: Timestamp| time.checked_add(SignedDuration::from_nanos(999)).unwrap_or(time);
-            let points = [("before", self.nearest_before.map(up)), ("after", self.nearest_after.map(up))];
-            if points.iter().all(|(_, point)| point.is_none()) {
-                return out.print_line(format!(
-                    "No moment near it can be reached. walkeep list redis {instance} shows which can."
-                ));
-            }
-            out.print_line("\nWhat can be reached instead:")?;
-            for (side, point) in points {
-                let Some(point) = point else { continue };
-                out.print_line(format!("  {side} it: {}", time(point)))?;
-                out.print_line(format!("    {}", command(&format!("--target-time '{}' --nearest", time(point)))))?;
-            }
-            return Ok(());
-        };
-        out.print_line(format!("{}: {instance} as of {}", out.style(TextTone::Good, "reachable"), time(at)))?;
-        out.print_line(format!(
-            "  snapshot  {backup}, {}, {}",
-            format_count(self.keys_in_snapshot, "key"),
-            format_bytes(self.snapshot_bytes)
-        ))?;
-        out.print_line(format!("  commands  {} behind it", format_bytes(self.command_bytes)))?;
-        let basis = out.style(TextTone::Quiet, format!("  {}", estimate_basis(self.estimated_from_restores)));
-        out.print_line(format!(
-            "  takes     about {}{basis}",
-            format_duration(Duration::from_secs(self.estimated_seconds))
-        ))?;
-        if let (Some(replid), Some(offset)) = (&self.replid, self.offset) {
-            out.print_line(format!("  position  offset {offset} of {replid}"))?;
-        }
-        if let Some(before) = self.before {
-            out.print_line(format!("  the next commands came at {}", time(before)))?;
-        }
-        if let Some(hole) = &self.hole {
-            let warning = out.style(TextTone::Warning, "warning");
-            out.print_line(format!("  {warning}: this is not all that is archived: {hole}"))?;
-        }
-        let Some(args) = asked else { return Ok(()) };
-        out.print_line("\nTo do it:")?;
-        out.print_line(format!("  {} --start", command(&redis_target_options(args))))
+/// Prints the plan. `options` are those of the target if the plan was only asked for: then it ends with how `program`
+/// carries it out.
+pub(in crate::cli) fn print_plan(
+    reach: &Result<RestoreRoute, UnreachableState>,
+    pace: &RestoreEstimator,
+    (program, instance): (&str, &str),
+    options: Option<&str>,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    let command = |options: &str| {
+        let line = format!("{program} restore redis {instance} --dir DIR {options}");
+        out.style(TextTone::Strong, line.trim_end())
+    };
+    let route = match reach {
+        Ok(route) => route,
+        Err(not) => return print_unreachable(not, instance, &command, out),
+    };
+    print_route(route, pace, instance, out)?;
+    let Some(options) = options else { return Ok(()) };
+    out.print_line("\nTo do it:")?;
+    out.print_line(format!("  {} --start", command(options)))
+}
+
+fn print_unreachable(
+    not: &UnreachableState,
+    instance: &str,
+    command: &dyn Fn(&str) -> String,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
+    let no = out.style(TextTone::Bad, "NOT REACHABLE");
+    out.print_line(format!("{no}: {instance} cannot be restored there: {}", not.reason))?;
+    // Times are shown to the microsecond: rounded up, and with --nearest, they lead to the very moment, also
+    // where nothing follows it.
+    let up = |time: Timestamp| time.checked_add(SignedDuration::from_nanos(999)).unwrap_or(time);
+    let points = [("before", not.nearest_before.map(up)), ("after", not.nearest_after.map(up))];
+    if points.iter().all(|(_, point)| point.is_none()) {
+        return out
+            .print_line(format!("No moment near it can be reached. walkeep list redis {instance} shows which can."));
     }
+    out.print_line("\nWhat can be reached instead:")?;
+    for (side, point) in points {
+        let Some(point) = point else { continue };
+        out.print_line(format!("  {side} it: {}", time(point)))?;
+        out.print_line(format!("    {}", command(&format!("--target-time '{}' --nearest", time(point)))))?;
+    }
+    Ok(())
+}
+
+fn print_route(
+    route: &RestoreRoute,
+    pace: &RestoreEstimator,
+    instance: &str,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
+    let snapshot = &route.snapshot;
+    out.print_line(format!("{}: {instance} as of {}", out.style(TextTone::Good, "reachable"), time(route.at)))?;
+    out.print_line(format!(
+        "  snapshot  {}, {}, {}",
+        snapshot.label,
+        format_count(snapshot.walk.keys(), "key"),
+        format_bytes(snapshot.logical_bytes)
+    ))?;
+    out.print_line(format!("  commands  {} behind it", format_bytes(route.command_bytes())))?;
+    let basis = out.style(TextTone::Quiet, format!("  {}", estimate_basis(pace.restores())));
+    let takes = format_duration(Duration::from_secs(pace.estimated_seconds(&restore_work(route))));
+    out.print_line(format!("  takes     about {takes}{basis}"))?;
+    if let (Some(replid), Some(to)) = (route.replid(), route.to) {
+        out.print_line(format!("  position  offset {} of {replid}", to.offset))?;
+    }
+    if let Some(before) = route.before {
+        out.print_line(format!("  the next commands came at {}", time(before)))?;
+    }
+    if let Some(hole) = &route.hole {
+        let warning = out.style(TextTone::Warning, "warning");
+        out.print_line(format!("  {warning}: this is not all that is archived: {hole}"))?;
+    }
+    Ok(())
 }

@@ -8,9 +8,10 @@ use clap::Args;
 use super::postgres::open_planner;
 use crate::base::restore_estimate::RestoreEstimator;
 use crate::cli::args::help;
-use crate::cli::args::time as moment;
+use crate::cli::args::target::calendar_time;
+use crate::cli::args::time::WrittenMoment;
 use crate::cli::context::CliContext;
-use crate::cli::exit::{CliError, CliExitCode};
+use crate::cli::exit::CliExitCode;
 use crate::cli::open;
 use crate::cli::show::output::{TerminalOutput, TextTone};
 use crate::cli::show::plan::all::{JointRestoreJson, print_plan};
@@ -45,16 +46,21 @@ pub(in crate::cli) struct JointTargetArgs {
     pub(in crate::cli) instance: Option<String>,
 }
 
-pub(in crate::cli) async fn run(mut args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: PlanAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
-    args.which.target_time = around.absolute_time(&args.which.target_time);
-    let plan = make_joint_plan(&config, &args.which, None, around).await?;
+    let moment = around.read_moment("--target-time", &args.which.target_time)?;
+    let plan = make_joint_plan(&config, (&args.which, &moment), None, around).await?;
     if args.json {
         let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
         around.output.print_json(&JointRestoreJson::new(&plan, &estimator))?;
     } else {
         print_plan(&plan, &around.output)?;
-        print_next_command(&plan, &args.which, &shell::shell_command_prefix(&config, around), &around.output)?;
+        print_next_command(
+            &plan,
+            (&args.which, &moment),
+            &shell::shell_command_prefix(&config, around),
+            &around.output,
+        )?;
     }
     Ok(if plan.restores().is_some() { CliExitCode::Done } else { CliExitCode::Unreachable })
 }
@@ -62,15 +68,12 @@ pub(in crate::cli) async fn run(mut args: PlanAllArgs, around: &CliContext) -> a
 /// Plans both stores. With `pgdata`, also checks that the cluster fits there.
 pub(in crate::cli) async fn make_joint_plan(
     config: &Config,
-    which: &JointTargetArgs,
+    (which, moment): (&JointTargetArgs, &WrittenMoment),
     pgdata: Option<PathBuf>,
     around: &CliContext,
 ) -> anyhow::Result<JointPlan> {
     let (cluster, of) = named_stores(config, which)?;
-    let usage = |why: &dyn std::fmt::Display| CliError::usage(format!("--target-time: {why}"));
-    let read = moment::parse_time(&which.target_time, around.clock.now(), &around.local_zone());
-    let asked = read.map_err(|why| usage(&why))?;
-    let moment = asked.to_timestamp().ok_or_else(|| usage(&"beyond every calendar"))?;
+    let moment = calendar_time(moment)?;
     let instance = open::open_instance(config, of, around).await?;
     open::ensure_archived(config, &instance).await?;
     let planner = open_planner(config, cluster, around).await?;
@@ -91,7 +94,7 @@ fn named_stores<'c>(
 /// How to carry out what was only asked for.
 fn print_next_command(
     plan: &JointPlan,
-    which: &JointTargetArgs,
+    (which, moment): (&JointTargetArgs, &WrittenMoment),
     program: &str,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
@@ -102,7 +105,7 @@ fn print_next_command(
     let mut words = vec![format!("{program} restore all --pgdata DIR --redis-dir DIR")];
     let named = pairs.iter().filter_map(|(option, value)| Some(format!("{option} {}", value.as_ref()?)));
     words.extend(named);
-    words.push(format!("--target-time {}", shell::quote_for_shell(&which.target_time)));
+    words.push(format!("--target-time {}", shell::quote_for_shell(&moment.lasting)));
     words.extend(which.nearest.then(|| "--nearest".to_owned()));
     out.print_line("\nTo do it:")?;
     out.print_line(format!("  {} --start", out.style(TextTone::Strong, words.join(" "))))

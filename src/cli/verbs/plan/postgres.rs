@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::cli::args::help;
-use crate::cli::args::target::{PostgresTargetArgs, parse_target_request};
+use crate::cli::args::target::{PostgresTargetArgs, read_postgres_target};
 use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
@@ -20,6 +20,7 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::restore::delta;
 use crate::postgres::restore::plan::{RestorePlan, RestorePlanDocument};
 use crate::postgres::restore::planner::RestorePlanner;
+use crate::postgres::restore::target::RestoreRequest;
 
 /// For a PostgreSQL cluster
 #[derive(Args, Debug)]
@@ -38,11 +39,11 @@ pub(in crate::cli) struct PlanPostgresArgs {
     pub(in crate::cli) json: bool,
 }
 
-pub(in crate::cli) async fn run(mut args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
+pub(in crate::cli) async fn run(args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
-    args.target.target_time = args.target.target_time.map(|time| around.absolute_time(&time));
     let cluster = config.cluster(args.cluster.as_deref())?;
-    let (planner, mut plan) = make_plan(&config, cluster, &args.target, around).await?;
+    let target = read_postgres_target(&args.target, around)?;
+    let (planner, mut plan) = make_plan(&config, cluster, &target.request, around).await?;
     if let Some(pgdata) = &args.pgdata {
         let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
         plan = planner.check_destination(plan, &pgdata)?;
@@ -50,7 +51,7 @@ pub(in crate::cli) async fn run(mut args: PlanPostgresArgs, around: &CliContext)
     if args.json {
         around.output.print_json(&RestorePlanDocument::from(&plan))?;
     } else {
-        print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), true), &around.output)?;
+        print_plan(&plan, &target, (&shell::shell_command_prefix(&config, around), true), &around.output)?;
         if let Some(pgdata) = &args.pgdata {
             let lines = lost_wal_warning(&config, planner.archive(), pgdata, around).await?;
             lines.iter().try_for_each(|line| around.output.print_line(line))?;
@@ -77,16 +78,15 @@ pub(in crate::cli) async fn open_planner(
     planner.context("cannot open the index")
 }
 
-/// Plans what the options ask for.
+/// Plans a request.
 pub(in crate::cli) async fn make_plan(
     config: &Config,
     cluster: &ClusterConfig,
-    args: &PostgresTargetArgs,
+    request: &RestoreRequest,
     around: &CliContext,
 ) -> anyhow::Result<(RestorePlanner, RestorePlan)> {
-    let request = parse_target_request(args, around)?;
     let planner = open_planner(config, cluster, around).await?;
-    let plan = planner.plan(request).await;
+    let plan = planner.plan(request.clone()).await;
     let plan = plan.with_context(|| format!("cannot plan a restore of {}", cluster.name))?;
     Ok((planner, plan))
 }

@@ -59,7 +59,8 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
     let whole = |path: &Path| std::path::absolute(path).context("cannot tell where the files go");
     let (pgdata, redis_dir) = (whole(&args.pgdata)?, whole(&args.redis_dir)?);
     check_destinations(&pgdata, &redis_dir)?;
-    let plan = make_joint_plan(&config, &args.which, Some(pgdata.clone()), around).await?;
+    let moment = around.read_moment("--target-time", &args.which.target_time)?;
+    let plan = make_joint_plan(&config, (&args.which, &moment), Some(pgdata.clone()), around).await?;
     let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
     if !args.json {
         print_plan(&plan, &around.output)?;

@@ -10,7 +10,7 @@ use super::selective::{self, SelectiveRestoreArgs, SelectiveRestoreCommand};
 use super::server::start_server;
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::cli::args::help;
-use crate::cli::args::target::{PostgresServerArgs, PostgresTargetArgs, target_action};
+use crate::cli::args::target::{PostgresServerArgs, PostgresTargetArgs, read_postgres_target, target_action};
 use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::show::plan::postgres::print_plan;
@@ -73,9 +73,10 @@ pub(in crate::cli) enum ArchiveModeAfterRestore {
 pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
+    let target = read_postgres_target(&args.target, around)?;
     let Some(pgdata) = args.pgdata.clone() else {
         let command =
-            SelectiveRestoreCommand { part: &args.single, target: &args.target, server: &args.server, json: args.json };
+            SelectiveRestoreCommand { part: &args.single, target: &target, server: &args.server, json: args.json };
         return Box::pin(selective::run(&command, &config, cluster, around)).await;
     };
     let (action, preserve) = (target_action(args.target.target_action), ArchiveModeAfterRestore::Preserve);
@@ -83,9 +84,9 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
         keep_archiving: args.archive_mode == preserve,
         ..build_options(&pgdata, &args.tablespaces, action, &config, cluster.name.as_str())?
     };
-    let (planner, plan) = make_plan(&config, cluster, &args.target, around).await?;
+    let (planner, plan) = make_plan(&config, cluster, &target.request, around).await?;
     if !args.json {
-        print_plan(&plan, &args.target, (&shell::shell_command_prefix(&config, around), false), &around.output)?;
+        print_plan(&plan, &target, (&shell::shell_command_prefix(&config, around), false), &around.output)?;
     }
     let document = RestorePlanDocument::from(&plan);
     let Some(proved) = plan.restore() else {

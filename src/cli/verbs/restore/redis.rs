@@ -8,18 +8,18 @@ use clap::Args;
 use super::server::program_search_path;
 use crate::base::restore_estimate::RestoreEstimator;
 use crate::cli::args::help;
-use crate::cli::args::target::{RedisServerArgs, RedisTargetArgs};
+use crate::cli::args::target::{RedisServerArgs, RedisTargetArgs, read_redis_target};
 use crate::cli::context::CliContext;
 use crate::cli::exit::CliExitCode;
 use crate::cli::open;
-use crate::cli::show::plan::redis::RedisPlanJson;
+use crate::cli::show::plan::redis::{RedisPlanJson, print_plan};
 use crate::cli::show::progress::ProgressDisplay;
 use crate::cli::show::restore::redis::{RedisRestoreJson, print_next_command, print_placed};
 use crate::cli::show::shell;
-use crate::cli::verbs::plan::redis::plan_instance;
 use crate::redis::archive::{Archive, RestoreRoute};
 use crate::redis::restore::checked_restore::FinishedRedisRestore;
 use crate::redis::restore::destination::{RedisDestination, RedisDestinationRequest, check_destination};
+use crate::redis::restore::plan::plan_restore;
 
 /// A Redis or Valkey instance: write what a stock server starts from
 #[derive(Args, Debug)]
@@ -48,10 +48,13 @@ pub(in crate::cli) async fn run(args: RestoreRedisArgs, around: &CliContext) -> 
     let of = config.instance(args.instance.as_deref())?;
     let instance = open::open_instance(&config, of, around).await?;
     open::ensure_archived(&config, &instance).await?;
-    let reached = plan_instance(&instance, &args.target, around).await?;
-    let plan = RedisPlanJson::from_route(&reached, &RestoreEstimator::load(&config.state_dir, of.name.as_str()));
+    let target = read_redis_target(&args.target, around)?;
+    let reached = plan_restore(&instance, &target.request).await?;
+    let pace = RestoreEstimator::load(&config.state_dir, of.name.as_str());
+    let plan = RedisPlanJson::from_route(&reached, &pace);
     if !args.json {
-        plan.print_plan((&shell::shell_command_prefix(&config, around), of.name.as_str()), None, &around.output)?;
+        let prefix = shell::shell_command_prefix(&config, around);
+        print_plan(&reached, &pace, (&prefix, of.name.as_str()), None, &around.output)?;
     }
     let Ok(route) = reached else {
         if args.json {

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::server::program_search_path;
-use crate::cli::args::target::{PostgresServerArgs, PostgresTargetArgs};
+use crate::cli::args::target::{PostgresServerArgs, TargetRequest};
 use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
@@ -24,6 +24,7 @@ use crate::postgres::restore::recovery_settings::restore_command_line;
 use crate::postgres::restore::selective::{
     SelectedObject, SelectiveRestore, SelectiveRestoreOptions, SelectiveRestoreStep, TableName,
 };
+use crate::postgres::restore::target::RestoreRequest;
 use crate::postgres::wire::Conninfo;
 
 #[derive(Args, Debug, Default)]
@@ -52,7 +53,7 @@ pub(in crate::cli) struct SelectiveRestoreArgs {
 /// What was typed.
 pub(in crate::cli) struct SelectiveRestoreCommand<'a> {
     pub(in crate::cli) part: &'a SelectiveRestoreArgs,
-    pub(in crate::cli) target: &'a PostgresTargetArgs,
+    pub(in crate::cli) target: &'a TargetRequest<RestoreRequest>,
     pub(in crate::cli) server: &'a PostgresServerArgs,
     pub(in crate::cli) json: bool,
 }
@@ -70,7 +71,7 @@ pub(in crate::cli) async fn run(
     let (mut single, found) =
         SelectiveRestore::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
     log_found(&found);
-    let made = make_plan(config, cluster, args.target, around).await;
+    let made = make_plan(config, cluster, &args.target.request, around).await;
     let (planner, plan) = match made {
         Ok(made) => made,
         Err(error) => {
