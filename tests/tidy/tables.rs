@@ -185,14 +185,14 @@ pub(crate) const FILES_IN_CYCLES: usize = 0;
 pub(crate) const WIDE_LINES: usize = 122;
 
 /// Doc comments of a single word: make the item private instead. May only fall.
-pub(crate) const ONE_WORD_DOCS: usize = 104;
+pub(crate) const ONE_WORD_DOCS: usize = 102;
 
 /// A word or phrase, what to write instead, and how often it occurs. Counted are README.md, docs/*.md, docs/decisions/
 /// and the strings and doc comments of `src`, tests apart. The numbers may only fall. `…` is one to five words of the
 /// same sentence.
 pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
-    ("says", "reports, prints, shows, returns", 305),
+    ("says", "reports, prints, shows, returns", 302),
     ("tells", "reports, prints, shows, returns", 41),
     ("is told", "is notified", 35),
     ("is said", "is reported", 25),

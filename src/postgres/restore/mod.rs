@@ -126,9 +126,9 @@ pub struct RestoredCluster {
     pub notes: Vec<String>,
 }
 
-/// Carries out the restore of a plan, up to a data directory that PostgreSQL can be started on. `progress` is told bytes placed and
-/// bytes in all, from time to time. Not cancel safe: what is left of an interrupted restore cannot be started, and says
-/// so.
+/// Carries out the restore of a plan, up to a data directory that PostgreSQL can be started on. `progress` is told
+/// bytes placed and bytes in all, from time to time. Not cancel safe: what is left of an interrupted restore cannot be
+/// started, and says so.
 ///
 /// # Errors
 /// [`RestoreError`].
