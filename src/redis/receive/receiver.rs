@@ -13,8 +13,9 @@ use super::stretch_uploads::StretchUploads;
 use crate::base::clock::{Clock, timeout};
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::snapshot::take::{BegunSnapshot, SnapshotSource, take_snapshot};
+use crate::redis::archive::stream::StretchName;
 use crate::redis::archive::stream::StretchStart;
-use crate::redis::archive::stream::spool::{Spool, StretchName, UnfinishedStretch};
+use crate::redis::archive::stream::spool::{Spool, UnfinishedStretch};
 use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::SkippedRepositories;
@@ -79,8 +80,8 @@ impl Receiver<'_> {
         &mut self,
         beginning: StretchStart,
     ) -> Result<UnfinishedStretch, SnapshotError> {
-        let name = (beginning.replid, beginning.first);
-        let on_its_way = SnapshotError::StillUploading { replid: name.0, first: name.1 };
+        let name = beginning.name();
+        let on_its_way = SnapshotError::StillUploading { replid: name.replid, first: name.first };
         if self.uploads.is_uploading(name) {
             return Err(on_its_way);
         }

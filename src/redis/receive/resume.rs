@@ -44,7 +44,7 @@ impl Receiver<'_> {
                 .position
                 .is_none_or(|position| (position.replid, position.offset) != (stretch.replid, stretch.first))
             {
-                self.spool.discard((stretch.replid, stretch.first))?;
+                self.spool.discard(stretch.name())?;
             }
         }
         self.base_snapshot.search_for_base(&self.instance, self.position);
@@ -63,7 +63,8 @@ impl Receiver<'_> {
             let mut stretches = Vec::new();
             let names = spool.list()?;
             for (nth, name) in names.iter().copied().enumerate() {
-                let next = names.get(nth.saturating_add(1)).filter(|next| next.0 == name.0).map(|next| next.1);
+                let next =
+                    names.get(nth.saturating_add(1)).filter(|next| next.replid == name.replid).map(|next| next.first);
                 let read = || {
                     // Whoever left it may have been killed before it was synced, and it is acknowledged from here on.
                     spool.truncate_torn_tail(name)?;
@@ -81,7 +82,7 @@ impl Receiver<'_> {
         };
         let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
         for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
-            self.uploads.enqueue((stretch.replid, stretch.first));
+            self.uploads.enqueue(stretch.name());
         }
         self.resume_state.spooled = Some(stretches.clone());
         Ok(stretches)
@@ -90,8 +91,8 @@ impl Receiver<'_> {
     /// The last stretch of each history in the repositories, and the first, which tells what the history follows.
     async fn read_stored_ends(&mut self) -> Result<Vec<StreamStretch>, SnapshotError> {
         let mut histories: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
-        for (replid, first, _) in self.instance.stored_stretches().await? {
-            histories.entry(replid).or_default().push(first);
+        for listed in self.instance.stored_stretches().await? {
+            histories.entry(listed.name.replid).or_default().push(listed.name.first);
         }
         let mut ends = Vec::new();
         self.resume_state.unreadable_ends.clear();

@@ -14,8 +14,9 @@ use super::server_clock::RedisServerClock;
 use super::settings::ReceiveEvent;
 use crate::base::clock::Clock;
 use crate::redis::archive::snapshot::error::SnapshotError;
+use crate::redis::archive::stream::StretchName;
 use crate::redis::archive::stream::StretchStart;
-use crate::redis::archive::stream::spool::{StretchName, UnfinishedStretch};
+use crate::redis::archive::stream::spool::UnfinishedStretch;
 use crate::redis::archive::{ArrivalMark, ReadDelays, ServerRun};
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
 use crate::redis::wire::{RedisConnection, ServerInfo};
@@ -279,7 +280,7 @@ impl StreamFollower {
     /// Whether the stretch is to end, and may end here.
     fn is_rotation_due(&self, receiver: &Receiver<'_>, clock: &dyn Clock) -> bool {
         let boundary = self.parser.boundary();
-        let len = boundary.saturating_sub(self.file_name.1);
+        let len = boundary.saturating_sub(self.file_name.first);
         let age = clock.elapsed().saturating_sub(self.began_at);
         let settings = receiver.settings;
         let due = len >= settings.rotate_bytes
@@ -300,7 +301,7 @@ impl StreamFollower {
         self.write(head, true).await?;
         self.spooled_offset = boundary;
         let beginning = StretchStart {
-            replid: self.file_name.0,
+            replid: self.file_name.replid,
             first: boundary,
             db: self.parser.db(),
             in_transaction: self.parser.in_transaction(),

@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::redis::archive::snapshot::error::SnapshotError;
-use crate::redis::archive::stream::spool::{Spool, StretchName};
+use crate::redis::archive::stream::StretchName;
+use crate::redis::archive::stream::spool::Spool;
 use crate::redis::archive::stream::{SpooledStretch, StretchToStore};
 use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::vault;
@@ -159,7 +160,7 @@ impl RepositoryUploader {
     /// given; `Some(None)` if there was nothing in it.
     async fn upload(&self, name: StretchName) -> Result<Option<Option<StreamStretch>>, SnapshotError> {
         let clock = self.instance.vault().clock();
-        let mut backoff = Backoff::new(UPLOAD_RETRY_POLICY, clock.elapsed(), name.1);
+        let mut backoff = Backoff::new(UPLOAD_RETRY_POLICY, clock.elapsed(), name.first);
         let (seen, stored) = loop {
             match self.put_stretch(name).await {
                 Ok(put) => break put,
@@ -235,7 +236,7 @@ impl RepositoryUploader {
     }
 
     async fn read_spooled(&self, name: StretchName) -> Result<ReadStretch, SnapshotError> {
-        let (replid, first) = name;
+        let StretchName { replid, first } = name;
         let spool = self.spool.clone();
         let read = move || {
             let seen = spool.extent(name)?;
@@ -269,7 +270,7 @@ impl RepositoryUploader {
             .await
             .map_err(|_panic| SnapshotError::WorkerPanicked)?
             .map_err(SnapshotError::Spool)?;
-        if removed { Ok(()) } else { Err(SnapshotError::SpoolFileChanged { replid: name.0, first: name.1 }) }
+        if removed { Ok(()) } else { Err(SnapshotError::SpoolFileChanged { replid: name.replid, first: name.first }) }
     }
 }
 

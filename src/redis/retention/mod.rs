@@ -101,8 +101,8 @@ async fn read_history_links(
     instance: &Archive,
 ) -> Result<(BTreeMap<ReplicationId, PreviousHistory>, BTreeSet<ReplicationId>), Error> {
     let mut firsts: BTreeMap<ReplicationId, u64> = BTreeMap::new();
-    for (replid, first, _) in instance.stored_stretches().await? {
-        firsts.entry(replid).or_insert(first);
+    for listed in instance.stored_stretches().await? {
+        firsts.entry(listed.name.replid).or_insert(listed.name.first);
     }
     let (mut follows, mut unknown) = (BTreeMap::new(), BTreeSet::new());
     for (replid, first) in firsts {

@@ -17,7 +17,8 @@ fn stored(site: &Site) -> Vec<Stored> {
     block_on(async {
         let instance = instance(site).await;
         let mut all = Vec::new();
-        for (replid, first, _) in instance.stored_stretches().await.expect("listed") {
+        for listed in instance.stored_stretches().await.expect("listed") {
+            let (replid, first) = (listed.name.replid, listed.name.first);
             let stretch = instance.stored_stretch(replid, first).await.expect("asked").expect("there");
             let bytes = instance.stored_commands(replid, first).await.expect("asked").expect("there");
             all.push((stretch, bytes.to_vec()));
@@ -30,7 +31,8 @@ fn stored(site: &Site) -> Vec<Stored> {
 fn store(site: &Site, all: &[Stored]) {
     block_on(async {
         let instance = instance(site).await;
-        for (replid, first, _) in instance.stored_stretches().await.expect("listed") {
+        for listed in instance.stored_stretches().await.expect("listed") {
+            let (replid, first) = (listed.name.replid, listed.name.first);
             let key = instance.layout().commands(&replid.to_string(), first).expect("a key");
             instance.vault().delete(&key).await.expect("removed");
         }

@@ -20,7 +20,8 @@ fn stretches(site: &Site) -> Vec<StreamStretch> {
     block_on(async {
         let instance = instance(site).await;
         let mut all = Vec::new();
-        for (replid, first, _) in instance.stored_stretches().await.expect("listed") {
+        for listed in instance.stored_stretches().await.expect("listed") {
+            let (replid, first) = (listed.name.replid, listed.name.first);
             all.push(instance.stored_stretch(replid, first).await.expect("asked").expect("there"));
         }
         all

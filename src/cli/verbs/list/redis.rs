@@ -64,7 +64,7 @@ async fn build_inventory(instance: &Archive) -> anyhow::Result<InstanceInventory
         windows,
         holes,
         gaps: gaps.into_iter().map(gap).collect(),
-        stream_stored_bytes: instance.stored_stretches().await?.iter().map(|(_, _, stored)| stored).sum(),
+        stream_stored_bytes: instance.stored_stretches().await?.iter().map(|listed| listed.stored_bytes).sum(),
     })
 }
 

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::known_stretches::KnownStretches;
 use crate::redis::archive::gaps::Gap;
 use crate::redis::archive::snapshot::SnapshotManifest;
-use crate::redis::archive::stream::StreamStretch;
+use crate::redis::archive::stream::{StreamStretch, StretchName};
 use crate::redis::format::replication_id::ReplicationId;
 
 /// A server that has nothing to say says so every ten seconds (`repl-ping-replica-period`).
@@ -53,8 +53,8 @@ impl KnownStretches {
         let Some(to) = hole.to else { return false };
         let mut at = hole.from;
         while at < to {
-            let before = self.spooled.range(..=(hole.replid, at)).next_back();
-            match before.filter(|((replid, _), stretch)| *replid == hole.replid && stretch.last > at) {
+            let before = self.spooled.range(..=StretchName { replid: hole.replid, first: at }).next_back();
+            match before.filter(|(name, stretch)| name.replid == hole.replid && stretch.last > at) {
                 Some((_, stretch)) => at = stretch.last,
                 None => return false,
             }

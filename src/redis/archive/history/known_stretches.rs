@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use crate::redis::archive::instance::Archive;
 use crate::redis::archive::stream::spool::Spool;
-use crate::redis::archive::stream::{SpooledStretch, StreamStretch};
+use crate::redis::archive::stream::{SpooledStretch, StreamStretch, StretchName};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::spool::SpoolError;
 use crate::vault::{UnreachableRepositories, VaultError};
@@ -20,7 +20,7 @@ pub(super) const MAX_PARALLEL_STRETCH_READS: usize = 16;
 const MAX_OVERLAPPING_STRETCHES: usize = 128;
 
 /// What this machine's spool has, by name.
-type SpooledStretches = BTreeMap<(ReplicationId, u64), StreamStretch>;
+type SpooledStretches = BTreeMap<StretchName, StreamStretch>;
 
 /// All stretches by name, and what this machine's spool adds.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Archive {
             return Ok(bytes);
         }
         let what = format!("the stream behind offset {} of history {}", stretch.first, stretch.replid);
-        Ok(self.read_spooled((stretch.replid, stretch.first)).await?.ok_or(VaultError::Vanished { what })?.bytes)
+        Ok(self.read_spooled(stretch.name()).await?.ok_or(VaultError::Vanished { what })?.bytes)
     }
 
     /// Which stretches there are, in the repositories and the spool.
@@ -93,13 +93,13 @@ impl Archive {
             for stretch in read.map_err(|error| VaultError::Spool(Arc::new(error)))? {
                 if stretch.last > stretch.first {
                     names.entry(stretch.replid).or_default().push(stretch.first);
-                    spooled.insert((stretch.replid, stretch.first), stretch);
+                    spooled.insert(stretch.name(), stretch);
                 }
             }
         }
         let mut unasked = UnreachableRepositories::default();
-        for (replid, first, _) in self.list_stored_stretches(&mut unasked).await? {
-            names.entry(replid).or_default().push(first);
+        for listed in self.list_stored_stretches(&mut unasked).await? {
+            names.entry(listed.name.replid).or_default().push(listed.name.first);
         }
         for firsts in names.values_mut() {
             firsts.sort_unstable();
@@ -108,7 +108,7 @@ impl Archive {
         Ok(KnownStretches { stretch_firsts: names, spooled, unreachable: unasked })
     }
 
-    async fn read_spooled(&self, name: (ReplicationId, u64)) -> Result<Option<SpooledStretch>, VaultError> {
+    async fn read_spooled(&self, name: StretchName) -> Result<Option<SpooledStretch>, VaultError> {
         let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) else {
             return Ok(None);
         };
@@ -129,7 +129,7 @@ impl Archive {
     ) -> Result<Option<StreamStretch>, VaultError> {
         match self.stored_stretch(replid, first).await? {
             Some(stretch) => Ok(Some(stretch)),
-            None => Ok(known.spooled.get(&(replid, first)).cloned()),
+            None => Ok(known.spooled.get(&StretchName { replid, first }).cloned()),
         }
     }
 

@@ -7,8 +7,8 @@ mod stored;
 mod stretch;
 
 pub use spooled_stretch::{SpooledStretch, StretchStart};
-pub use stored::StretchToStore;
+pub use stored::{ListedStretch, StretchToStore};
 pub use stretch::{
     ArrivalMark, Deletion, DeletionKind, PreviousHistory, ReadDelays, ServerRun, StreamStretch, StretchDeletions,
-    UntimedBacklog,
+    StretchName, UntimedBacklog,
 };

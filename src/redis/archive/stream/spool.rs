@@ -21,11 +21,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::spooled_stretch::{SpooledStretch, StretchStart};
-use super::stretch::{ArrivalMark, ReadDelays};
+use super::stretch::{ArrivalMark, ReadDelays, StretchName};
 use crate::base::clock::ClockMeasurement;
 use crate::base::durable;
 use crate::redis::archive::instance::Archive;
-use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::seal::{OBJECT_END, ObjectEncryption, SealedKind};
 use crate::vault::spool::{
     FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, SpoolError, SpoolFolder, SpoolFormat, SpoolLock, buffered,
@@ -63,9 +62,6 @@ pub struct Spool {
     folder: SpoolFolder,
 }
 
-/// The name of a spooled stretch: its history and first offset.
-pub type StretchName = (ReplicationId, u64);
-
 impl Spool {
     /// The spool of `instance` under `state_dir`; made if it isn't there.
     ///
@@ -96,7 +92,7 @@ impl Spool {
         SpoolFolder::in_state_dir(state_dir, &instance.name().to_string(), &COMMANDS_FORMAT, protection)
     }
 
-    fn path(&self, (replid, first): StretchName) -> PathBuf {
+    fn path(&self, StretchName { replid, first }: StretchName) -> PathBuf {
         self.folder.path(&format!("{replid}.{first:020}"))
     }
 
@@ -107,7 +103,7 @@ impl Spool {
     pub fn list(&self) -> Result<Vec<StretchName>, SpoolError> {
         let mut names = self.folder.list(|stem| {
             let (replid, first) = stem.split_once('.')?;
-            Some((replid.parse().ok()?, first.parse().ok()?))
+            Some(StretchName { replid: replid.parse().ok()?, first: first.parse().ok()? })
         })?;
         names.sort_unstable();
         Ok(names)
@@ -204,7 +200,7 @@ impl Spool {
     /// The file can't be read.
     pub fn end_with_whole_transaction(&self, name: StretchName, next: Option<u64>) -> Result<(), SpoolError> {
         let Some(spooled) = self.read(name)? else { return Ok(()) };
-        let end = name.1.saturating_add(spooled.bytes.len() as u64);
+        let end = name.first.saturating_add(spooled.bytes.len() as u64);
         let Some(cut) = spooled.last_cut_offset().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
         if let Err(error) = self.shorten(name, spooled, cut) {
             let error = &error as &dyn std::error::Error;
@@ -221,7 +217,7 @@ impl Spool {
         let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
         let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTENED_FILE_SUFFIX));
         marks.retain(|mark| mark.offset <= cut);
-        let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.1)).unwrap_or(0)).unwrap_or_default();
+        let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.first)).unwrap_or(0)).unwrap_or_default();
         let written = self.begin_at(beginning, whole.clone()).and_then(|mut growing| {
             (growing.clock, growing.reading) = (clock, reading);
             if !bytes.is_empty() {
@@ -276,12 +272,12 @@ impl Spool {
     /// # Errors
     /// What the operating system said.
     pub fn begin(&self, beginning: StretchStart) -> Result<UnfinishedStretch, SpoolError> {
-        let path = self.path((beginning.replid, beginning.first));
+        let path = self.path(beginning.name());
         self.begin_at(beginning, path)
     }
 
     fn begin_at(&self, beginning: StretchStart, path: PathBuf) -> Result<UnfinishedStretch, SpoolError> {
-        let name = (beginning.replid, beginning.first);
+        let name = beginning.name();
         remove_file(&path)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(SpoolError::io("create", &path))?;
@@ -297,7 +293,7 @@ impl Spool {
 }
 
 /// What a frame is bound to, apart from the instance.
-fn frame_place((replid, first): StretchName, number: u64) -> String {
+fn frame_place(StretchName { replid, first }: StretchName, number: u64) -> String {
     format!("{replid}/{first}/{number}")
 }
 
@@ -373,8 +369,8 @@ pub fn fuzz(data: &[u8]) {
     let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };
     let protection = Arc::new(ObjectEncryption::None);
     let spool = Spool { folder: SpoolFolder::new(PathBuf::new(), "fuzz", &COMMANDS_FORMAT, protection) };
-    let (Ok(replid), first) = ("07".repeat(20).parse::<ReplicationId>(), u64::from(*choice)) else { return };
-    let name = (replid, first);
+    let (Ok(replid), first) = ("07".repeat(20).parse(), u64::from(*choice)) else { return };
+    let name = StretchName { replid, first };
     let read = |file: &[u8]| spool.read_frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
     if choice & 1 == 0 {
         let kept = read(rest).0.map(SpooledStretch::into_stretch);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::deletions::DeletionScanner;
-use super::stretch::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
+use super::stretch::{ArrivalMark, PreviousHistory, ReadDelays, ServerRun, StreamStretch, StretchName, UntimedBacklog};
 use crate::base::clock::ClockMeasurement;
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser};
@@ -35,6 +35,12 @@ pub struct StretchStart {
 }
 
 impl StretchStart {
+    /// The name of the stretch.
+    #[must_use]
+    pub const fn name(&self) -> StretchName {
+        StretchName { replid: self.replid, first: self.first }
+    }
+
     /// The beginning of a history, of which nothing more is known.
     pub(crate) fn new(replid: ReplicationId, started_at: Timestamp) -> StretchStart {
         let (first, db, in_transaction) = (0, 0, false);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::spooled_stretch::{SpooledStretch, StretchStart};
-use super::stretch::{ArrivalMark, StreamStretch};
+use super::stretch::{ArrivalMark, StreamStretch, StretchName};
 use crate::redis::archive::instance::Archive;
 use crate::redis::archive::layout::InstanceObject;
 use crate::redis::format::replication_id::ReplicationId;
@@ -63,6 +63,15 @@ impl StretchToStore {
         let (stretch, bytes) = spooled.into_stretch();
         (parser.boundary() == from).then(|| StretchToStore::new(stretch, bytes))
     }
+}
+
+/// A stretch in a listing of the repositories.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ListedStretch {
+    /// Its name.
+    pub name: StretchName,
+    /// The bytes of its object.
+    pub stored_bytes: u64,
 }
 
 /// What a place has where a stretch is to be stored.
@@ -220,25 +229,27 @@ impl Archive {
         Ok(self.vault().get_object(SealedKind::Commands, &key).await?.map(|opened| opened.plain))
     }
 
-    /// History and first offset of all stretches in the repositories, by both, with the bytes of their objects.
+    /// All stretches in the repositories, by name.
     ///
     /// # Errors
     /// No repository could be asked.
-    pub async fn stored_stretches(&self) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
+    pub async fn stored_stretches(&self) -> Result<Vec<ListedStretch>, VaultError> {
         self.list_stored_stretches(&mut UnreachableRepositories::default()).await
     }
 
     pub(crate) async fn list_stored_stretches(
         &self,
         unasked: &mut UnreachableRepositories,
-    ) -> Result<Vec<(ReplicationId, u64, u64)>, VaultError> {
+    ) -> Result<Vec<ListedStretch>, VaultError> {
         let objects = self.list_reachable(&self.layout().streams(), unasked).await?;
         let name = |key: &ObjectKey| match self.layout().parse_key(key)? {
-            InstanceObject::Commands(id, first) => Some((id.parse().ok()?, first)),
+            InstanceObject::Commands(id, first) => Some(StretchName { replid: id.parse().ok()?, first }),
             _ => None,
         };
-        let named = objects.iter().filter_map(|object| name(&object.key).map(|(id, first)| (id, first, object.len)));
-        let mut stretches: Vec<(ReplicationId, u64, u64)> = named.collect();
+        let named = objects
+            .iter()
+            .filter_map(|object| Some(ListedStretch { name: name(&object.key)?, stored_bytes: object.len }));
+        let mut stretches: Vec<ListedStretch> = named.collect();
         stretches.sort_unstable();
         Ok(stretches)
     }
@@ -254,7 +265,7 @@ mod tests {
     use jiff::Timestamp;
     use tempfile::TempDir;
 
-    use super::{ArrivalMark, StreamStretch, StretchToStore};
+    use super::{ArrivalMark, StreamStretch, StretchName, StretchToStore};
     use crate::base::retry::ErrorClass;
     use crate::redis::archive::Archive;
     use crate::redis::archive::stream::spooled_stretch::{SpooledStretch, StretchStart};
@@ -333,7 +344,8 @@ mod tests {
         let instance = instance(&[dir]).await;
         let (mut bytes, mut marks) = (Vec::new(), Vec::new());
         let mut before: Option<StreamStretch> = None;
-        for (replid, first, _) in instance.stored_stretches().await.unwrap() {
+        for listed in instance.stored_stretches().await.unwrap() {
+            let StretchName { replid, first } = listed.name;
             let stretch = instance.stored_stretch(replid, first).await.unwrap().unwrap();
             let own = instance.stored_commands(replid, first).await.unwrap().unwrap();
             if let Some(before) = before {

@@ -90,6 +90,15 @@ impl ReadDelays {
     }
 }
 
+/// The name of a stretch within an instance.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct StretchName {
+    /// Its history.
+    pub replid: ReplicationId,
+    /// The offset before its first byte.
+    pub first: u64,
+}
+
 /// A stretch of the stream: what the metadata of its object says. It begins and ends between two commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StreamStretch {
@@ -134,6 +143,14 @@ pub struct StreamStretch {
     /// How promptly it was read. Not said by the first versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading: Option<ReadDelays>,
+}
+
+impl StreamStretch {
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> StretchName {
+        StretchName { replid: self.replid, first: self.first }
+    }
 }
 
 /// What happened.
