@@ -22,7 +22,7 @@ use crate::base::durable;
 use crate::base::error_kind::{ErrorKind, HasKind};
 
 /// The socket's name in the state directory.
-pub const SOCKET_NAME: &str = "control.sock";
+const SOCKET_NAME: &str = "control.sock";
 
 /// The longest line in either direction: a path, a name and an error fit many times over.
 const MAX_LINE_BYTES: u64 = 64 << 10;

@@ -167,8 +167,8 @@ impl Budget {
     }
 
     /// Bytes that are free now.
-    #[must_use]
-    pub fn free(&self) -> u64 {
+    #[cfg(test)]
+    fn free(&self) -> u64 {
         self.kibibytes.available_permits() as u64 * 1024
     }
 }

@@ -89,7 +89,7 @@ impl RestoreEstimator {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn save(&self, state_dir: &Path, cluster: &str) -> Result<(), durable::DurableError> {
+    fn save(&self, state_dir: &Path, cluster: &str) -> Result<(), durable::DurableError> {
         let path = state_file(state_dir, cluster);
         durable::create_dir_all(path.parent().unwrap_or(state_dir), 0o700)?;
         // No map with keys that are not strings: it cannot fail.
@@ -106,7 +106,7 @@ impl RestoreEstimator {
 
     /// Takes one more restore in.
     #[must_use]
-    pub fn with_measurement(mut self, restore: MeasuredRestore) -> RestoreEstimator {
+    fn with_measurement(mut self, restore: MeasuredRestore) -> RestoreEstimator {
         self.restores.push(restore);
         let excess = self.restores.len().saturating_sub(MAX_MEASUREMENTS);
         self.restores.drain(..excess);

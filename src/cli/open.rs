@@ -122,7 +122,7 @@ fn repository_settings(repository: &config::RepositoryConfig, around: &CliContex
 }
 
 /// The key that the repositories' own keys are wrapped with.
-pub(super) fn read_key(source: &KeySource, environment: &ProcessEnvironment) -> anyhow::Result<KeyEncryptionKey> {
+fn read_key(source: &KeySource, environment: &ProcessEnvironment) -> anyhow::Result<KeyEncryptionKey> {
     let text = source.fetch(environment)?;
     let place = match source {
         KeySource::File(path) => path.display().to_string(),

@@ -31,7 +31,7 @@ impl ProcessEnvironment {
     }
 
     /// The variables whose names begin with one of `prefixes`.
-    pub fn with_prefix<'e>(&'e self, prefixes: &'e [&str]) -> impl Iterator<Item = (&'e str, &'e str)> {
+    fn with_prefix<'e>(&'e self, prefixes: &'e [&str]) -> impl Iterator<Item = (&'e str, &'e str)> {
         self.0
             .iter()
             .filter(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)))

@@ -6,9 +6,9 @@ use super::environment::ProcessEnvironment;
 use super::error::ConfigError;
 
 /// The variable that names the file.
-pub(super) const CONFIG_VARIABLE: &str = "WALKEEP_CONFIG";
+const CONFIG_VARIABLE: &str = "WALKEEP_CONFIG";
 /// The file looked for in the working directory.
-pub(super) const CONFIG_FILE_NAME: &str = "walkeep.toml";
+const CONFIG_FILE_NAME: &str = "walkeep.toml";
 /// The file of the machine.
 pub const SYSTEM_CONFIG_PATH: &str = "/etc/walkeep/walkeep.toml";
 

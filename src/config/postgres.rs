@@ -13,7 +13,7 @@ use crate::postgres::wire::{Conninfo, ConninfoError, SlotName};
 
 /// The slot and the application name that the receiver has unless the configuration names others, so that
 /// `synchronous_standby_names = 'walkeep'` works as it stands.
-pub(super) const DEFAULT_SLOT: &str = "walkeep";
+const DEFAULT_SLOT: &str = "walkeep";
 /// The database in which settings and privileges are looked up unless the connection names one: it is in every cluster.
 const DEFAULT_DATABASE: &str = "postgres";
 const POSTGRES_KEYS: [&str; 6] = ["connection", "slot", "application-name", "backup", "acknowledge", "copy-every"];

@@ -15,7 +15,7 @@ pub(super) struct ConfigText<'s> {
 
 impl ConfigText<'_> {
     /// The line, counted from 1, on which the byte at `offset` stands.
-    pub(super) fn line(&self, offset: usize) -> usize {
+    fn line(&self, offset: usize) -> usize {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count().saturating_add(1)
     }
 

@@ -17,7 +17,6 @@ use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::page;
-use crate::postgres::format::segment::SystemId;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::catalog::{CatalogRow, ListedRow, RelationRow, TupleId};
 use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, ConninfoHost, TargetSessionAttrs};
@@ -243,15 +242,6 @@ impl SqlSession {
         let rows = self.rows("pg_is_wal_replay_paused()", query).await?;
         let row = rows.first().ok_or(SqlError::Unexpected("pg_is_wal_replay_paused()"))?;
         Ok((row.get(0) == Some("t")).then(|| row.get(1).and_then(|lsn| lsn.parse().ok())))
-    }
-
-    /// Which cluster this is.
-    ///
-    /// # Errors
-    /// [`SqlError`] if the server doesn't answer.
-    pub async fn system_id(&self) -> Result<SystemId, SqlError> {
-        let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
-        Ok(SystemId::new(self.query_parsed("pg_control_system()", query).await?))
     }
 
     /// What the server's clock shows.

@@ -202,7 +202,7 @@ fn server_status(info: &ServerInfo, peer: &str) -> InstanceServerStatus {
 
 /// Makes findings of what was seen.
 #[must_use]
-pub fn judge_instance(facts: &HealthFacts) -> HealthReport {
+fn judge_instance(facts: &HealthFacts) -> HealthReport {
     let newest = facts.newest.as_ref().ok().copied();
     let server = facts.server.as_ref().ok();
     let unprotected_bytes = newest.zip(server).and_then(|(newest, server)| unprotected_bytes(newest, server));

@@ -17,7 +17,7 @@ const LEFTOVER_MIN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a repository is not good.
 #[derive(Debug, thiserror::Error)]
-pub enum RepositoryCheckError {
+enum RepositoryCheckError {
     /// It was not reachable when the vault was opened.
     #[error("{name} cannot be opened")]
     Unopened {
@@ -38,7 +38,7 @@ pub enum RepositoryCheckError {
 
 /// Why the probe of a repository failed.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+enum ProbeError {
     /// The probe has no valid key.
     #[error("{0}")]
     Key(#[from] ObjectKeyError),

@@ -9,9 +9,6 @@ use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::{self, Vault};
 
-/// For how long packs outlive the last manifest that names them: longer than any backup takes.
-pub const PACK_GRACE: SignedDuration = SignedDuration::from_hours(48);
-
 /// By how much clocks of servers and of this machine may differ: a backup ended before the window if it ended this much
 /// before it.
 const MAX_CLOCK_DIFFERENCE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
@@ -55,7 +52,7 @@ pub struct RetentionOptions {
     pub retention: BTreeMap<String, SignedDuration>,
     /// Only say what would be done.
     pub dry_run: bool,
-    /// [`PACK_GRACE`], unless the user knows better.
+    /// For how long packs outlive the last manifest that names them. It must be longer than any backup takes.
     pub grace: SignedDuration,
 }
 

@@ -109,31 +109,6 @@ impl Vault {
         trouble.map_or(Ok(None), Err)
     }
 
-    /// Bytes of an object's plaintext, whose trailer was read before; from the first place where they open.
-    ///
-    /// # Errors
-    /// No place gave them.
-    pub async fn get_plain_range(
-        &self,
-        key: &ObjectKey,
-        trailer: &Trailer,
-        plain: std::ops::Range<u64>,
-    ) -> Result<Bytes, VaultError> {
-        let mut trouble = None;
-        for place in &self.places {
-            let read = async {
-                let stored = trailer.stored_range(plain.clone());
-                let stored = place.repository()?.get_range(key, stored).await.map_err(|e| place.repository_error(e))?;
-                trailer.open_range(plain.clone(), &stored, self.threads).map_err(|e| place.open_error(e))
-            };
-            match read.await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
-            }
-        }
-        Err(trouble.unwrap_or(VaultError::NoRepository))
-    }
-
     /// Everything under a prefix in any place.
     ///
     /// # Errors
@@ -282,7 +257,7 @@ impl VaultRepository {
         self.repository()?.make_durable(key).await.map_err(|e| self.repository_error(e))
     }
 
-    pub(crate) fn open_error(&self, source: seal::OpenError) -> VaultError {
+    fn open_error(&self, source: seal::OpenError) -> VaultError {
         VaultError::CannotOpen { name: self.name.clone(), source }
     }
 

@@ -6,6 +6,7 @@ use crate::rules::{Fault, table_faults, text_faults, tree_faults};
 use crate::source::Source;
 use crate::tables::{COLUMNS, LINES};
 use crate::tree::Tree;
+use crate::visibility::unused_public_items;
 use crate::{ratchet, unexcused};
 
 fn tree(files: &[(&str, &str)]) -> Tree {
@@ -166,6 +167,48 @@ fn files_for_tests_are_known() {
     let only_tests = |path: &str| tree.only_tests(&path.split("::").map(str::to_owned).collect::<Vec<_>>());
     assert!(only_tests("vault::tests") && only_tests("vault::fault::inner"));
     assert!(!only_tests("vault::b") && !only_tests("vault::b::c"));
+}
+
+#[test]
+fn public_items_without_a_user_are_found() {
+    let unused = |text: &str, other: &str| {
+        let files = [("src/vault/a.rs".to_owned(), text.to_owned()), ("tests/it/b.rs".to_owned(), other.to_owned())];
+        let found = unused_public_items(&files, &Tree::new(&files));
+        found.into_iter().map(|fault| format!("{}:{}", fault.line, fault.key)).collect::<Vec<_>>().join(" ")
+    };
+    let items = "pub fn a() {}\npub(crate) const B: u8 = 1;\npub(in crate::vault) struct C;\npub const fn d() {}";
+    assert_eq!(unused(items, ""), "1:a 2:B 3:C 4:d");
+    assert_eq!(unused(items, "use x::{a, B};\nfn f(_: x::C) { x::d() }"), "");
+    assert_eq!(unused(items, "use x::*;\nfn f(_: C) { a(); d(); B }"), "");
+    assert_eq!(
+        unused(items, "// x::a\nconst E: &str = \"x::a\"; fn a(B: u8) { y.d() }\npub use x::C;"),
+        "1:a 2:B 3:C 4:d"
+    );
+    // A method is called, and a field of its name is no call.
+    let method =
+        "impl<T: Fn() -> u8> S<T> {\n pub fn a(self, x: impl Copy) {}\n pub async fn b() {} }\nimpl Drop for S {}";
+    assert_eq!(unused(method, "fn f() { s.a; s.c(); let b = a(); }"), "2:a 3:b");
+    assert_eq!(unused(method, "fn f() { s.a(); S::b }"), "");
+    // What a public item shows is as public as that item.
+    let shown = [
+        "pub struct A;\npub fn f() -> Result<A, ()> {}",
+        "pub struct A;\npub struct f {\n pub b: Vec<(u8, A)>, c: u8 }",
+        "pub enum A {}\npub enum f { B(A) }",
+        "pub enum A {}\nimpl X for f { type Error = A; }\npub struct f;",
+        "pub fn A() {}\nmacro_rules! m { () => { $crate::vault::a::A() } }",
+    ];
+    for text in shown {
+        assert_eq!(unused(text, "use x::f;"), "", "{text}");
+    }
+    assert_eq!(unused("pub struct A;\npub fn f() { A }\npub struct g { b: A }", "use x::{f, g};"), "1:A");
+    // Tests, inline modules and private items are not asked about.
+    assert_eq!(
+        unused(
+            "#[cfg(test)]\npub fn a() {}\nmod b { pub(super) fn c() {} }\npub mod g { pub fn h() {} }\nfn d() {}",
+            ""
+        ),
+        ""
+    );
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod source;
 mod tree;
 mod rules;
 mod prose;
+mod visibility;
 mod canaries;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ use prose::{
 use rules::{Fault, table_faults, text_faults, tree_faults};
 use tables::{FILES_IN_CYCLES, KNOWN, ONE_WORD_DOCS, WIDE_LINES, WORDS};
 use tree::Tree;
+use visibility::unused_public_items;
 
 #[test]
 fn the_house_is_tidy() {
@@ -61,6 +63,7 @@ fn the_house_is_tidy() {
 
     let mut faults: Vec<Fault> = rust.iter().flat_map(|(path, text)| text_faults(path, text)).collect();
     faults.extend(tree_faults(&tree));
+    faults.extend(unused_public_items(&rust, &tree));
     let exists = |path: &str| root.join(path).exists();
     faults.extend(files.iter().flat_map(|(path, text)| lost_references(path, text, &exists)));
     let pages = files.iter().filter(|(path, _)| path.ends_with(".md") && path != "docs/changelog.md");

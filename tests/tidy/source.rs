@@ -88,7 +88,7 @@ fn testing(tokens: &[(usize, Token)]) -> Vec<bool> {
 }
 
 /// One past the bracket that closes the one at `open`.
-fn closing(tokens: &[(usize, Token)], open: usize) -> usize {
+pub(crate) fn closing(tokens: &[(usize, Token)], open: usize) -> usize {
     let mut depth = 0;
     for (at, (_, token)) in tokens.iter().enumerate().skip(open) {
         match token {

@@ -64,7 +64,7 @@ impl ClockOffset {
 
     /// What is left of it `later`, or so long before.
     #[must_use]
-    pub fn widened_by_drift(self, later: Duration) -> ClockOffset {
+    fn widened_by_drift(self, later: Duration) -> ClockOffset {
         let parted = later.as_micros().saturating_mul(MAX_DRIFT_MICROS_PER_SECOND).div_ceil(1_000_000);
         let parted = i64::try_from(parted).unwrap_or(i64::MAX);
         ClockOffset { low: self.low.saturating_sub(parted), high: self.high.saturating_add(parted) }

@@ -86,7 +86,7 @@ impl<'c> CheckedStore<'c> {
         CheckedStore { name, redis, findings: findings.into_findings().into_iter().map(ShownFinding::new).collect() }
     }
 
-    pub(in crate::cli) fn is_healthy(&self) -> bool {
+    fn is_healthy(&self) -> bool {
         self.findings.iter().all(|finding| finding.verdict != FindingLevel::Bad)
     }
 

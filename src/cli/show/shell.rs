@@ -31,7 +31,7 @@ pub(in crate::cli) fn shell_command_prefix(config: &Config, around: &CliContext)
 
 /// One word of an `archive_command` or a `restore_command`. PostgreSQL replaces `%p` and `%f` before the shell reads
 /// the command, so a percent sign is doubled.
-pub(in crate::cli) fn quote_for_postgres_command(word: &str) -> String {
+fn quote_for_postgres_command(word: &str) -> String {
     quote_for_shell(&word.replace('%', "%%"))
 }
 

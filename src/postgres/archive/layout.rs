@@ -222,7 +222,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`ObjectKeyError`] if a label, an id or a probe's name cannot stand in a name.
-    pub fn key_of_object(&self, object: &ClusterObject) -> Result<ObjectKey, ObjectKeyError> {
+    fn key_of_object(&self, object: &ClusterObject) -> Result<ObjectKey, ObjectKeyError> {
         match object {
             ClusterObject::Identity => Ok(self.identity()),
             ClusterObject::Segment(name) => Ok(self.segment(*name)),

@@ -54,7 +54,7 @@ pub fn keep_longest(all: impl IntoIterator<Item = UnfinishedSegment>) -> Vec<Unf
 ///
 /// # Errors
 /// The spool can't be read.
-pub fn read_spooled(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, SpoolError> {
+fn read_spooled(spool: &Spool, name: SegmentName, size: SegmentSize) -> Result<Option<(Bytes, Lsn)>, SpoolError> {
     let held = spool.read_segment(name, size)?;
     let Some(number) = name.number(size).filter(|_| !held.is_empty()) else { return Ok(None) };
     let end = number.start(size).saturating_add(held.len() as u64);

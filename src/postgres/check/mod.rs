@@ -35,7 +35,7 @@ pub struct CheckedServer<'s> {
 
 /// Why it could not be proved that a segment is archived.
 #[derive(Debug, thiserror::Error)]
-pub enum SegmentCheckError {
+enum SegmentCheckError {
     /// The server did not switch to a new segment.
     #[error("{0}")]
     Sql(#[from] SqlError),

@@ -10,7 +10,7 @@ use super::segment::SegmentName;
 use super::timeline::TimelineId;
 
 /// The longest of either file that is read, in bytes: room for some thousand tablespaces.
-pub const MAX_LABEL_FILE_BYTES: usize = 4 << 20;
+const MAX_LABEL_FILE_BYTES: usize = 4 << 20;
 
 /// Which server a backup was taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

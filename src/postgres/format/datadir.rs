@@ -3,8 +3,6 @@
 //!
 //! Pure: paths relative to the data directory in, with `/` between the parts, verdicts out.
 
-use std::collections::HashSet;
-
 /// Directories whose content is of no use in a copy (`excludeDirContents`): the copy has them, empty.
 const EMPTIED_DIRECTORIES: [&str; 7] =
     ["pg_stat_tmp", "pg_replslot", "pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_subtrans"];
@@ -74,7 +72,7 @@ pub struct RelationFile {
 
 impl DataDirRelation {
     /// The tablespace of `base` (`DEFAULTTABLESPACE_OID`).
-    pub const DEFAULT_TABLESPACE_OID: u32 = 1663;
+    const DEFAULT_TABLESPACE_OID: u32 = 1663;
     /// The tablespace of `global` (`GLOBALTABLESPACE_OID`).
     pub const GLOBAL_TABLESPACE_OID: u32 = 1664;
 }
@@ -164,27 +162,6 @@ fn is_temporary_relation(parent: &str, name: &str) -> bool {
     in_database && backend && digits > 0 && (tail.is_empty() || tail.starts_with('_') || tail.starts_with('.'))
 }
 
-/// The unlogged relations among files: those with an init fork. Of these a backup keeps the init fork alone; the server
-/// makes the rest from it at the end of recovery.
-#[derive(Clone, Debug, Default)]
-pub struct UnloggedRelations {
-    relations: HashSet<DataDirRelation>,
-}
-
-impl UnloggedRelations {
-    /// Finds them among the given files.
-    pub fn among(files: impl IntoIterator<Item = RelationFile>) -> UnloggedRelations {
-        let init = files.into_iter().filter(|file| file.fork == RelationFork::Init);
-        UnloggedRelations { relations: init.map(|file| file.relation).collect() }
-    }
-
-    /// Whether a backup leaves `file` out because its relation is unlogged.
-    #[must_use]
-    pub fn leaves_out(&self, file: &RelationFile) -> bool {
-        file.fork != RelationFork::Init && self.relations.contains(&file.relation)
-    }
-}
-
 /// The body of a fuzz target: any text as a path.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
@@ -199,7 +176,7 @@ pub fn fuzz(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{DataDirRelation, PathClass, RelationFile, RelationFork, UnloggedRelations, classify_path, fuzz};
+    use super::{DataDirRelation, PathClass, RelationFile, RelationFork, classify_path, fuzz};
 
     #[test]
     fn each_path_gets_what_pg_basebackup_does_with_it() {
@@ -282,15 +259,6 @@ mod tests {
         let last = RelationFile::parse("base/5/16384.3").unwrap();
         assert_eq!(last.first_block(131_072), Some(3 * 131_072));
         assert_eq!(RelationFile::parse("base/5/16384.40000").unwrap().first_block(131_072), None);
-    }
-
-    #[test]
-    fn of_an_unlogged_relation_only_the_init_fork_is_kept() {
-        let files = ["base/5/100", "base/5/100_init", "base/5/100_fsm", "base/5/101", "base/6/100"];
-        let files: Vec<RelationFile> = files.iter().map(|path| RelationFile::parse(path).unwrap()).collect();
-        let unlogged = UnloggedRelations::among(files.iter().copied());
-        let kept: Vec<bool> = files.iter().map(|file| !unlogged.leaves_out(file)).collect();
-        assert_eq!(kept, [false, true, false, true, true]);
     }
 
     proptest! {

@@ -77,7 +77,7 @@ pub fn lsn(page: &[u8]) -> Option<Lsn> {
 
 /// The checksum the page carries (`pd_checksum`). `None` if this is shorter than a page header.
 #[must_use]
-pub fn stored_checksum(page: &[u8]) -> Option<u16> {
+fn stored_checksum(page: &[u8]) -> Option<u16> {
     u16_at(page, 8)
 }
 

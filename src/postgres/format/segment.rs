@@ -85,7 +85,7 @@ impl SegmentSize {
 
     /// Segments per 4 GiB of log, where file names wrap (`XLogSegmentsPerXLogId`).
     #[must_use]
-    pub const fn per_log_file(self) -> u64 {
+    const fn per_log_file(self) -> u64 {
         0x1_0000_0000 / self.get()
     }
 
@@ -246,7 +246,7 @@ pub enum WalFileName {
 impl WalFileName {
     /// The longest name `archive_command` is ever called with (`MAX_XFN_CHARS` in `pgarch.h` is 40; backup.sgml
     /// promises 64).
-    pub const MAX_BYTES: usize = 64;
+    const MAX_BYTES: usize = 64;
 
     /// Reads a name as PostgreSQL's `%f` gives it. `None` if it is not one that PostgreSQL could use; such a name,
     /// which could also climb out of a directory, must be refused.

@@ -7,7 +7,7 @@ pub use super::timeline_id::{ParseTimelineIdError, TimelineId};
 
 /// The longest history file that is read, in bytes. One line is some 50 bytes and each stands for a promotion, so this
 /// is room for 20 000 of them.
-pub const MAX_HISTORY_BYTES: usize = 1 << 20;
+const MAX_HISTORY_BYTES: usize = 1 << 20;
 
 /// One line of a history file: a timeline that the file's own timeline descends from, and where it was left.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,7 +111,7 @@ impl TimelineHistory {
 
     /// Where this timeline forked off; `None` for one without ancestors.
     #[must_use]
-    pub fn fork_point(&self) -> Option<Lsn> {
+    fn fork_point(&self) -> Option<Lsn> {
         self.entries.last().map(|entry| entry.end)
     }
 
@@ -240,19 +240,6 @@ impl TimelinePath {
         let begun = move |span: &&TimelineSpan| size.segment_of(span.begin) <= number;
         self.spans.iter().rev().filter(begun).map(|span| span.timeline)
     }
-
-    /// Whether `other` follows the same way as this path up to `lsn`.
-    #[must_use]
-    pub fn agrees_up_to(&self, other: &TimelinePath, lsn: Lsn) -> bool {
-        let until = |path: &TimelinePath| -> Vec<(TimelineId, Lsn)> {
-            path.spans
-                .iter()
-                .filter(|span| span.begin < lsn || span.begin == Lsn::INVALID)
-                .map(|span| (span.timeline, span.begin))
-                .collect()
-        };
-        until(self) == until(other)
-    }
 }
 
 /// The body of a fuzz target: any bytes as a history file, and every question asked of it.
@@ -332,14 +319,6 @@ mod tests {
         assert_eq!(names(3), [2, 1], "timeline 2 begins within segment 3");
         assert_eq!(names(6), [3, 2, 1]);
         assert_eq!(names(9), [5, 4, 3, 2, 1]);
-    }
-
-    #[test]
-    fn two_paths_part_where_one_was_forked() {
-        let main = TimelineHistory::parse(tli(5), FIVE).unwrap().path();
-        let fork = TimelineHistory::parse(tli(6), "1\t0/3018080\tx\n2\t0/4000000\ty\n").unwrap().path();
-        assert!(main.agrees_up_to(&fork, lsn("0/4000000")));
-        assert!(!main.agrees_up_to(&fork, lsn("0/4000001")));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::summary::{ContrecordState, FullBlock, SegmentSummary};
 use super::walk::{PathSegment, WalkNext, WalkStep, WholeBlock};
 
 /// Holes that are listed; a longer list helps nobody, and the rest is counted.
-pub const MAX_LISTED_HOLES: usize = 1000;
+const MAX_LISTED_HOLES: usize = 1000;
 
 /// A stretch of log that cannot be replayed.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]

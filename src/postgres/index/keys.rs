@@ -8,9 +8,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
 
-/// The kind of checkpoints, as keys have it ([`crate::postgres::wal::event::WalEventKind::tag`]).
-pub const CHECKPOINT_TAG: u8 = 1;
-/// The kind of parameter changes.
+/// The kind of parameter changes, as keys have it ([`crate::postgres::wal::event::WalEventKind::tag`]).
 pub const PARAMETERS_TAG: u8 = 2;
 /// The kind of restore points.
 pub const RESTORE_POINT_TAG: u8 = 3;
@@ -21,13 +19,13 @@ pub const BLOCK_SEGMENTS: u64 = 256;
 
 /// Blocks of one level that make one of the next: few, so that a stretch of log is a few blocks of each level wherever
 /// it begins and ends.
-pub const BLOCK_CHILDREN: u64 = 4;
+const BLOCK_CHILDREN: u64 = 4;
 
 /// The highest level: one block of it holds every segment there can be (2^64 bytes of log in segments of a megabyte).
-pub const MAX_BLOCK_LEVEL: u8 = 18;
+const MAX_BLOCK_LEVEL: u8 = 18;
 
 /// The longest cluster name a key can hold; the configuration allows less.
-pub const MAX_CLUSTER_NAME_BYTES: usize = 255;
+const MAX_CLUSTER_NAME_BYTES: usize = 255;
 
 /// The lowest block that a segment belongs to.
 #[must_use]
@@ -212,8 +210,8 @@ impl ClusterKeys {
     }
 
     /// Reads [`ClusterKeys::event`] back.
-    #[must_use]
-    pub fn parse_event(&self, key: &[u8]) -> Option<(u8, TimelineId, Lsn, u16)> {
+    #[cfg(test)]
+    fn parse_event(&self, key: &[u8]) -> Option<(u8, TimelineId, Lsn, u16)> {
         let (kind, rest) = key.strip_prefix(self.0.as_slice())?.split_first()?;
         let (timeline, rest) = rest.split_first_chunk::<4>()?;
         let (lsn, rest) = rest.split_first_chunk::<8>()?;

@@ -39,7 +39,7 @@ use crate::postgres::format::timeline::TimelineId;
 pub use cluster_view::IndexView;
 pub use continuity::{WalContinuity, WalDefect, WalHole};
 pub use error::IndexError;
-pub use keys::{BlockId, CHECKPOINT_TAG, PARAMETERS_TAG, RESTORE_POINT_TAG, SegmentId};
+pub use keys::{BlockId, PARAMETERS_TAG, RESTORE_POINT_TAG, SegmentId};
 pub use path_search::{ParameterMaxima, PathSearch, SegmentFilter};
 pub use segment_update::IndexEntry;
 pub use summary::{ContrecordState, SegmentSummary};
@@ -51,7 +51,7 @@ use rocks::RocksStore;
 use segment_update::IndexUpdate;
 
 /// The format of keys and values; an index of another format is not read but rebuilt.
-pub const INDEX_FORMAT: u32 = 3;
+const INDEX_FORMAT: u32 = 3;
 
 const FORMAT_KEY: &[u8] = b"format";
 const REPOSITORY_KEY: &[u8] = b"repository";

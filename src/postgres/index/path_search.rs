@@ -45,7 +45,7 @@ impl SegmentFilter {
 
     /// Whether it may be in the segment; if not, it certainly is not.
     #[must_use]
-    pub fn may_match(self, summary: &SegmentSummary) -> bool {
+    fn may_match(self, summary: &SegmentSummary) -> bool {
         match self {
             SegmentFilter::Any => true,
             SegmentFilter::Ending => summary.endings > 0,

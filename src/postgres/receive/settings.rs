@@ -39,9 +39,9 @@ impl ReceiveSettings {
     /// 10 seconds: in a day some 8,600 small puts at the most, which object stores charge a few cents for.
     pub const DEFAULT_COPY_INTERVAL: Duration = Duration::from_secs(10);
     /// 48 MiB: two segments of the usual size being sealed, and one being put.
-    pub const DEFAULT_MEMORY_BYTES: u64 = 48 << 20;
+    const DEFAULT_MEMORY_BYTES: u64 = 48 << 20;
     /// 16 GiB: hours of a busy server, and a size that a state directory may have.
-    pub const DEFAULT_SPOOL_BYTES: u64 = 16 << 30;
+    const DEFAULT_SPOOL_BYTES: u64 = 16 << 30;
 
     /// The usual settings for a server.
     #[must_use]

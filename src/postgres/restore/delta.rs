@@ -60,7 +60,7 @@ pub(super) fn marker_text(system: SystemId) -> String {
 ///
 /// # Errors
 /// [`DestinationError`] for anything else.
-pub(super) fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, DestinationError> {
+fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, DestinationError> {
     let first = match fs::read_dir(pgdata) {
         Ok(mut entries) => entries.next().transpose().map_err(io_error("read", pgdata))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -112,7 +112,7 @@ fn check_at_rest(pgdata: &Path) -> Result<(), DestinationError> {
 }
 
 /// Whether a tablespace's link in the data directory leads there: then what is in it is the data directory's own.
-pub(super) fn link_leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
+fn link_leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
     fs::read_link(pgdata.join("pg_tblspc").join(oid.to_string())).is_ok_and(|to| to == space)
 }
 

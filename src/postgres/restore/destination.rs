@@ -37,7 +37,7 @@ pub fn free_bytes_at(path: &Path) -> Result<u64, DestinationError> {
 
 /// Whom restored files belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FileOwner {
+struct FileOwner {
     /// The user.
     pub uid: u32,
     /// The group.
@@ -104,12 +104,6 @@ impl CheckedDestination {
     #[must_use]
     pub const fn tablespaces(&self) -> &BTreeMap<u32, PathBuf> {
         &self.tablespaces
-    }
-
-    /// Whom the files are given to; `None` if they stay with whoever runs this.
-    #[must_use]
-    pub const fn owner(&self) -> Option<FileOwner> {
-        self.owner
     }
 
     /// Where a file of the backup goes. What is under `pg_tblspc/<oid>` goes to its tablespace.

@@ -9,7 +9,7 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::event::Xid;
 
 /// The longest name a restore point can have, in bytes (`MAXFNAMELEN` in `xlog_internal.h`, less the final zero).
-pub const MAX_RESTORE_POINT_NAME_BYTES: usize = 63;
+const MAX_RESTORE_POINT_NAME_BYTES: usize = 63;
 
 /// A moment in the life of a cluster, named in one of PostgreSQL's ways.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]

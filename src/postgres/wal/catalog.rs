@@ -122,7 +122,7 @@ pub struct CatalogChange {
 /// The longest name (`NAMEDATALEN`, less the zero at its end).
 const NAME_BYTES: usize = 64;
 /// Up to `relkind` in 18.
-pub(super) const FRONT_BYTES: usize = 120;
+const FRONT_BYTES: usize = 120;
 
 /// Where the fields of `pg_class` stand.
 struct PgClassOffsets {
@@ -159,7 +159,7 @@ impl CatalogRow {
 
     /// The front of the tuple, as far as it is known: what stands between the fields is zero.
     #[must_use]
-    pub fn front_bytes(&self, major: MajorVersion) -> Vec<u8> {
+    fn front_bytes(&self, major: MajorVersion) -> Vec<u8> {
         let mut front = vec![0; FRONT_BYTES];
         let mut put = |at: usize, bytes: &[u8]| {
             front.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);

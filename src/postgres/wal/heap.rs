@@ -177,7 +177,7 @@ const fn image_compression(info: u8, major: MajorVersion) -> Option<ImageCompres
 
 impl<'a> PageImage<'a> {
     /// The user data of the tuple at this place of the page. `None` if there is none.
-    pub(super) fn tuple_data(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
+    fn tuple_data(&self, offset: u16) -> Option<Cow<'a, [u8]>> {
         let hole = usize::from(self.hole);
         match self.way {
             None => tuple_in_page(self.bytes, hole, offset).map(Cow::Borrowed),

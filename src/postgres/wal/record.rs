@@ -32,15 +32,15 @@ pub mod rmgr {
     pub const SMGR_TRUNCATE_HEAP: u8 = 10;
     /// The last of the built-in ones, logical messages; custom ones are numbered from 128 (`RM_MIN_CUSTOM_ID`, since
     /// 15).
-    pub const LAST_BUILT_IN: u8 = 21;
+    pub(super) const LAST_BUILT_IN: u8 = 21;
     /// The first number an extension may take.
-    pub const FIRST_CUSTOM: u8 = 128;
+    pub(super) const FIRST_CUSTOM: u8 = 128;
 }
 
 /// The part of `xl_info` that belongs to the resource manager (`XLR_RMGR_INFO_MASK`).
 pub const RMGR_INFO: u8 = 0xF0;
 /// `XLOG_SWITCH` of resource manager [`rmgr::XLOG`]: nothing after it in the segment means anything.
-pub const XLOG_SWITCH_INFO: u8 = 0x40;
+const XLOG_SWITCH_INFO: u8 = 0x40;
 
 /// A record's fixed header (`XLogRecord`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ pub use super::conninfo_error::{ConninfoError, LibpqEnvironment};
 pub use super::password::PgPassword;
 
 /// The port of a server whose connection string names none (`DEF_PGPORT`).
-pub const DEFAULT_PORT: u16 = 5432;
+const DEFAULT_PORT: u16 = 5432;
 
 /// When the connection is encrypted and what is checked (libpq's `sslmode`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -23,7 +23,7 @@ use super::transport::MessageTransport;
 use crate::base::clock::real_timeout;
 
 /// What `.pgpass` and `pg_hba.conf` call the database of a physical replication connection.
-pub(crate) const REPLICATION_DATABASE: &str = "replication";
+const REPLICATION_DATABASE: &str = "replication";
 
 /// A session that is ready for its first command.
 pub(super) struct LoginSession {
@@ -196,7 +196,7 @@ async fn start_tls(info: &Conninfo, host: &ConninfoHost, mut stream: TcpStream) 
 }
 
 /// rustls's words, and what to do where they don't say.
-pub(crate) fn tls_problem(error: &io::Error) -> String {
+fn tls_problem(error: &io::Error) -> String {
     use rustls::{CertificateError, Error as Tls};
     let advice = match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
         Some(Tls::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {

@@ -12,7 +12,7 @@ use crate::postgres::format::time::PgTime;
 
 /// The longest message that is accepted. A walsender sends at most 16 blocks of at most 64 KiB at a time
 /// (`MAX_SEND_SIZE`), a base backup 32 KiB; rows hold settings, names and timeline histories.
-pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// The tag byte and the length that begin every message.
 const MESSAGE_HEADER_BYTES: usize = 5;

@@ -54,7 +54,7 @@ pub fn look_up_password(path: &Path, wanted: PgpassQuery<'_>) -> Result<Option<P
 
 /// The password of the first line of `text` that fits `wanted`. Lines that aren't UTF-8 are passed over.
 #[must_use]
-pub fn find_password(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
+fn find_password(text: &[u8], wanted: PgpassQuery<'_>) -> Option<PgPassword> {
     let port = wanted.port.to_string();
     let sought = [wanted.host, &port, wanted.database, wanted.user];
     text.split(|&byte| byte == b'\n')

@@ -41,7 +41,7 @@ impl CompressionLevel {
 
     /// The level as zstd counts it.
     #[must_use]
-    pub const fn zstd_level(self) -> i32 {
+    const fn zstd_level(self) -> i32 {
         match self {
             CompressionLevel::Auto => DEFAULT_ZSTD_LEVEL,
             CompressionLevel::Fixed(level) => level,

@@ -64,7 +64,7 @@ pub(super) struct ProvedStop<'a> {
     pub(super) chain: ReplayChain,
 }
 
-pub(super) fn history_of(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelineHistory, RestoreError> {
+fn history_of(world: PlanInput<'_>, timeline: TimelineId) -> Result<TimelineHistory, RestoreError> {
     if timeline == TimelineId::FIRST {
         return Ok(TimelineHistory::first());
     }

@@ -124,7 +124,7 @@ impl ScratchServer {
     }
 
     /// A directory that the server's user may write to.
-    pub(super) fn create_directory(&self, name: &str) -> Result<PathBuf, SelectiveRestoreError> {
+    fn create_directory(&self, name: &str) -> Result<PathBuf, SelectiveRestoreError> {
         let path = self.dir.join(name);
         create_dir(&path, self.owner)?;
         Ok(path)

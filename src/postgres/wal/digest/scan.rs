@@ -85,7 +85,7 @@ pub struct ScannedSegment<'a> {
 impl ScannedSegment<'_> {
     /// The digest, its bytes hashed here.
     #[must_use]
-    pub fn with_own_hash(self) -> SegmentDigest {
+    fn with_own_hash(self) -> SegmentDigest {
         SegmentDigest { content: *blake3::hash(self.meaningful).as_bytes(), ..self.digest }
     }
 

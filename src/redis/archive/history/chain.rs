@@ -66,15 +66,8 @@ impl KnownStretches {
 }
 
 impl Archive {
-    /// The way behind a snapshot, as far as it leads.
-    ///
-    /// # Errors
-    /// As [`Archive::resolve_target`].
-    pub async fn stretches_after(&self, snapshot: &SnapshotManifest) -> Result<Vec<StreamStretch>, VaultError> {
-        Ok(self.stretches_and_hole_after(snapshot).await?.0)
-    }
-
-    /// [`Archive::stretches_after`], and what is missing there if more of the stream is archived.
+    /// The stretches after a snapshot, as far as they are connected, and the hole after them if more of the stream is
+    /// archived.
     ///
     /// # Errors
     /// As [`Archive::resolve_target`].

@@ -37,7 +37,7 @@ impl Archive {
         self.list_snapshot_labels_in_reachable(&mut UnreachableRepositories::default()).await
     }
 
-    pub(crate) async fn list_snapshot_labels_in_reachable(
+    async fn list_snapshot_labels_in_reachable(
         &self,
         unasked: &mut UnreachableRepositories,
     ) -> Result<Vec<String>, VaultError> {

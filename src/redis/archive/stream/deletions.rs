@@ -15,7 +15,7 @@ use crate::redis::format::resp::{CommandKind, CommandLimits, CommandParser, Repl
 /// A command or transaction that deletes so many keys begins a piece of its own, so that its very beginning is known.
 pub const LARGE_DELETION_KEYS: u64 = 100;
 /// What comes within this time of each other belongs together.
-pub const MAX_PAUSE_WITHIN_DELETION: SignedDuration = SignedDuration::from_secs(1);
+const MAX_PAUSE_WITHIN_DELETION: SignedDuration = SignedDuration::from_secs(1);
 /// From so many on, flushes that repeat themselves within [`MAX_PAUSE_WITHIN_DELETION`] are counted instead of listed.
 const MAX_LISTED_FLUSHES: usize = 256;
 /// No stretch lists more: it keeps the metadata of an object small, whatever comes.

@@ -211,12 +211,6 @@ impl Trailer {
         &self.metadata
     }
 
-    /// What the object says about itself, taken out.
-    #[must_use]
-    pub fn into_metadata(self) -> Vec<u8> {
-        self.metadata
-    }
-
     /// Which of the object's bytes have to be read for this range of the plaintext, so that [`Trailer::open_range`] can
     /// open it. Empty for an empty range.
     #[must_use]
