@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::disk::{self, FileSystemSpace};
 use super::schedule::last_due;
 
 /// A server that does not answer for so long is one that cannot be asked.
@@ -134,14 +135,8 @@ pub(crate) fn disk_spaces(places: &[(String, PathBuf)]) -> Vec<DiskSpace> {
 }
 
 fn disk_space(what: &str, path: &Path) -> Option<DiskSpace> {
-    let existing = path.ancestors().find(|above| above.exists())?;
-    let room = rustix::fs::statvfs(existing).ok()?;
-    Some(DiskSpace {
-        what: what.to_owned(),
-        path: path.to_owned(),
-        free: room.f_bavail.saturating_mul(room.f_frsize),
-        total: room.f_blocks.saturating_mul(room.f_frsize),
-    })
+    let FileSystemSpace { free, total } = disk::space_at(disk::nearest_existing(path)).ok()?;
+    Some(DiskSpace { what: what.to_owned(), path: path.to_owned(), free, total })
 }
 
 pub(crate) fn whole_seconds(span: SignedDuration) -> u64 {

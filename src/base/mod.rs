@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod durable;
+pub(crate) mod disk;
 pub mod lock;
 pub mod retry;
 pub mod error_kind;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::error::JointError;
 use super::plan::{JointPlan, JointRestores};
+use crate::base::disk::nearest_existing;
 use crate::redis::restore::RestoreError;
 
 /// Checks that both folders are free and that neither is within the other, before anything is written to one of them.
@@ -59,7 +60,7 @@ pub fn check_free_space(
 
 /// The file system that `dir` is on, or would be on.
 fn device_of(dir: &Path) -> Result<u64, JointError> {
-    let existing = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let existing = nearest_existing(dir);
     existing.metadata().map(|known| known.dev()).map_err(read_error(existing))
 }
 

@@ -55,6 +55,7 @@ pub(crate) const ORDERS: [Order; 5] = [
         levels: &[&[
             "clock",
             "durable",
+            "disk",
             "lock",
             "retry",
             "error_kind",
@@ -71,6 +72,7 @@ pub(crate) const ORDERS: [Order; 5] = [
             ("retry", "clock"),
             ("error_kind", "retry"),
             ("findings", "schedule"),
+            ("findings", "disk"),
             ("check_findings", "findings"),
             ("check_findings", "clock"),
             ("restore_estimate", "durable"),

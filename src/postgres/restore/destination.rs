@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::created_tablespace::CreatedTablespace;
 use super::destination_error::io_error;
+use crate::base::disk::{self, FileOwner};
 use crate::postgres::archive::manifest::{EntryContent, ManifestEntry, ManifestTablespace};
 
 pub use super::destination_error::{DestinationError, RESTORE_MARKER};
@@ -29,19 +30,8 @@ pub struct Destination {
 /// # Errors
 /// [`DestinationError::Io`].
 pub fn free_bytes_at(path: &Path) -> Result<u64, DestinationError> {
-    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let room =
-        rustix::fs::statvfs(existing).map_err(io::Error::from).map_err(io_error("ask for free space on", existing))?;
-    Ok(room.f_bavail.saturating_mul(room.f_frsize))
-}
-
-/// Whom restored files belong to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct FileOwner {
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
+    let existing = disk::nearest_existing(path);
+    disk::free_bytes(existing).map_err(io_error("ask for free space on", existing))
 }
 
 /// A place that has been looked over.
@@ -176,7 +166,7 @@ impl CheckedDestination {
     ) -> Result<(), DestinationError> {
         let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
         for (place, bytes) in self.bytes_by_directory(entries, there) {
-            let existing = place.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+            let existing = disk::nearest_existing(place);
             let device = existing.metadata().map_err(io_error("read", existing))?.dev();
             let (_, sum) = needed.entry(device).or_insert_with(|| (existing.to_owned(), 0));
             *sum = sum.saturating_add(bytes);
@@ -221,8 +211,8 @@ impl CheckedDestination {
     /// # Errors
     /// [`DestinationError::Io`].
     pub fn set_mode_and_owner(&self, path: &Path, mode: u32) -> Result<(), DestinationError> {
-        if let Some(FileOwner { uid, gid }) = self.owner {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(io_error("give its owner to", path))?;
+        if let Some(owner) = self.owner {
+            owner.give(path).map_err(io_error("give its owner to", path))?;
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_error("set the mode of", path))
     }
@@ -311,12 +301,11 @@ fn check_empty(path: &Path) -> Result<(), DestinationError> {
 /// Root gives what it restores to whoever owns the directory, or the nearest one above it that exists; everybody else
 /// keeps it.
 fn inherited_owner(path: &Path) -> Result<Option<FileOwner>, DestinationError> {
-    if !rustix::process::geteuid().is_root() {
+    if !disk::runs_as_root() {
         return Ok(None);
     }
-    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let metadata = existing.metadata().map_err(io_error("read", existing))?;
-    Ok(Some(FileOwner { uid: metadata.uid(), gid: metadata.gid() }))
+    let existing = disk::nearest_existing(path);
+    FileOwner::of(existing).map(Some).map_err(io_error("read", existing))
 }
 
 #[cfg(test)]

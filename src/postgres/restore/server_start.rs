@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +15,7 @@ use super::plan::{CommitPoint, ProvedRestore};
 use super::resolve_target::RecoveryStop;
 use super::target::RecoveryTargetAction;
 use crate::base::clock::SharedClock;
+use crate::base::disk::{self, FileOwner};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::{DbState, PgControl};
@@ -171,12 +171,12 @@ impl ServerStart {
             command.arg("-o").arg(self.options.join(" "));
         }
         command.arg("start").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-        if rustix::process::geteuid().is_root() {
-            let owner = self.pgdata.metadata().map_err(io_error("read", &self.pgdata))?;
-            if owner.uid() == 0 {
+        if disk::runs_as_root() {
+            let owner = FileOwner::of(&self.pgdata).map_err(io_error("read", &self.pgdata))?;
+            if owner.is_root() {
                 return Err(ServerStartError::Root { pgdata: self.pgdata.clone() });
             }
-            command.uid(owner.uid()).gid(owner.gid());
+            command.uid(owner.uid).gid(owner.gid);
         }
         let status = command.status().map_err(io_error("run", &pg_ctl))?;
         if status.success() { Ok(()) } else { Err(self.ended_error()) }

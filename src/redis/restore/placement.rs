@@ -1,13 +1,14 @@
 //! Writing the files.
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::absolute_expiry::CommandArrivals;
 use super::append_only_file::AppendOnlyWriter;
 use super::error::RestoreError;
 use super::redis_conf::DataFileNames;
+use crate::base::disk::{self, FileOwner};
 use crate::base::durable::{self, StagedFile};
 use crate::redis::format::rdb::{RdbLimits, RdbSummary, RdbWalker};
 use crate::redis::format::resp::StreamCut;
@@ -256,13 +257,13 @@ fn give_to_owner(dir: &Path, files: &[PathBuf]) -> Result<bool, RestoreError> {
         let path = path.to_owned();
         move |source| RestoreError::OpenFolder { path, source }
     };
-    let owner = fs::metadata(dir).map_err(failed(dir))?;
-    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
-        return Ok(owner.uid() == 0);
+    let owner = FileOwner::of(dir).map_err(failed(dir))?;
+    if !disk::runs_as_root() || owner.is_root() {
+        return Ok(owner.is_root());
     }
     let folders = files.iter().filter_map(|file| file.parent()).filter(|folder| *folder != dir);
     for path in folders.chain(files.iter().map(PathBuf::as_path)) {
-        std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed(path))?;
+        owner.give(path).map_err(failed(path))?;
     }
     Ok(false)
 }

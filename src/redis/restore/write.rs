@@ -8,6 +8,7 @@ use super::absolute_expiry::CommandArrivals;
 use super::error::RestoreError;
 use super::placement::{DataFileForm, DataFileWriter, PlacedFiles};
 use super::redis_conf::DataFileNames;
+use crate::base::disk;
 use crate::redis::archive::{Archive, RestoreRoute};
 use crate::redis::format::rdb::RdbLimits;
 use crate::redis::format::server_version::RedisVersion;
@@ -33,10 +34,8 @@ pub fn check_free_space(reach: &RestoreRoute, dir: &Path) -> Result<(), RestoreE
 }
 
 fn ensure_free_space(needed: u64, dir: &Path) -> Result<(), RestoreError> {
-    let dir = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let room = rustix::fs::statvfs(dir)
-        .map_err(|error| RestoreError::OpenFolder { path: dir.to_owned(), source: error.into() })?;
-    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    let dir = disk::nearest_existing(dir);
+    let free = disk::free_bytes(dir).map_err(|source| RestoreError::OpenFolder { path: dir.to_owned(), source })?;
     if free < needed { Err(RestoreError::NotEnoughSpace { dir: dir.to_owned(), needed, free }) } else { Ok(()) }
 }
 

@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
+use crate::base::disk::{self, FileOwner};
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
@@ -49,7 +50,7 @@ const SCRATCH_PORT: u16 = 5432;
 pub(super) struct ScratchServer {
     dir: PathBuf,
     sockets: PathBuf,
-    owner: Option<(u32, u32)>,
+    owner: Option<FileOwner>,
     bin: Option<PathBuf>,
     _lock: FileLock,
 }
@@ -118,9 +119,7 @@ impl ScratchServer {
 
     /// Bytes free.
     pub(super) fn free_bytes(&self) -> Result<u64, SelectiveRestoreError> {
-        let room = rustix::fs::statvfs(&self.dir)
-            .map_err(|error| io_error("ask for free space on", &self.dir)(error.into()))?;
-        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+        disk::free_bytes(&self.dir).map_err(io_error("ask for free space on", &self.dir))
     }
 
     /// A directory that the server's user may write to.
@@ -167,7 +166,7 @@ impl ScratchServer {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
-        if let Some((uid, gid)) = self.owner {
+        if let Some(FileOwner { uid, gid }) = self.owner {
             command.uid(uid).gid(gid);
         }
         command
@@ -204,33 +203,33 @@ impl Drop for ScratchServer {
     }
 }
 
-fn create_dir(path: &Path, owner: Option<(u32, u32)>) -> Result<(), SelectiveRestoreError> {
+fn create_dir(path: &Path, owner: Option<FileOwner>) -> Result<(), SelectiveRestoreError> {
     if !path.is_dir() {
         fs::DirBuilder::new().mode(0o700).create(path).map_err(io_error("create", path))?;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_error("set the mode of", path))?;
     match owner {
-        Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(io_error("give its owner to", path)),
+        Some(owner) => owner.give(path).map_err(io_error("give its owner to", path)),
         None => Ok(()),
     }
 }
 
 /// PostgreSQL refuses to be root. Root's scratch servers belong to whoever owns the directory they are made in, or else
 /// to `postgres`.
-fn scratch_owner(parent: &Path) -> Result<Option<(u32, u32)>, SelectiveRestoreError> {
-    if !rustix::process::geteuid().is_root() {
+fn scratch_owner(parent: &Path) -> Result<Option<FileOwner>, SelectiveRestoreError> {
+    if !disk::runs_as_root() {
         return Ok(None);
     }
-    let metadata = parent.metadata().map_err(io_error("read", parent))?;
-    if metadata.uid() != 0 {
-        return Ok(Some((metadata.uid(), metadata.gid())));
+    let owner = FileOwner::of(parent).map_err(io_error("read", parent))?;
+    if !owner.is_root() {
+        return Ok(Some(owner));
     }
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let found = users.lines().find_map(|line| {
         let mut fields = line.split(':');
         let is_server = fields.next()? == "postgres";
         let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-        is_server.then_some((uid, gid))
+        is_server.then_some(FileOwner { uid, gid })
     });
     found.map(Some).ok_or_else(|| SelectiveRestoreError::Root { parent: parent.to_owned() })
 }

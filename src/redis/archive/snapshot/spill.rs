@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::base::disk;
 use crate::vault::seal::SealedObject;
 
 /// So much room is left to the spool of the stream, and to whoever else works on this disk.
@@ -53,9 +54,9 @@ impl PartSpill {
 
     fn write_file(&self, sealed: &SealedObject) -> io::Result<Option<(File, usize)>> {
         fs::create_dir_all(&self.dir)?;
-        let room = rustix::fs::statvfs(&self.dir)?;
+        let free = disk::free_bytes(&self.dir)?;
         let Ok(len) = usize::try_from(sealed.len) else { return Ok(None) };
-        if room.f_bavail.saturating_mul(room.f_frsize) < sealed.len.saturating_add(self.reserve) {
+        if free < sealed.len.saturating_add(self.reserve) {
             return Ok(None);
         }
         let path =
