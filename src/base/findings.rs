@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::disk::{self, FileSystemSpace};
 use super::schedule::last_due;
+use super::units::{format_age, format_bytes_roughly, whole_seconds};
 
 /// A server that does not answer for so long is one that cannot be asked.
 pub(crate) const SERVER_QUERY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -78,7 +79,7 @@ impl Findings {
         command: &str,
     ) {
         let (started_at, finished_at) = times;
-        let about = format!("the newest is {} old", format_duration(whole_seconds(now.duration_since(finished_at))));
+        let about = format!("the newest is {} old", format_age(whole_seconds(now.duration_since(finished_at))));
         let Some(schedule) = schedule else {
             return self.add(FindingLevel::Good, "backup", format!("{about}; no schedule is configured"));
         };
@@ -94,7 +95,7 @@ impl Findings {
         if started_at >= due || !late {
             return self.add(FindingLevel::Good, "backup", about);
         }
-        let since = format_duration(whole_seconds(now.duration_since(due)));
+        let since = format_age(whole_seconds(now.duration_since(due)));
         self.add(FindingLevel::Bad, "backup", format!("{about}, and one was due {since} ago; take it with {command}"));
     }
 
@@ -109,8 +110,8 @@ impl Findings {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);
             let text = format!(
                 "{} of {} free for {} ({percent} %)",
-                format_megabytes(disk.free),
-                format_megabytes(disk.total),
+                format_bytes_roughly(disk.free),
+                format_bytes_roughly(disk.total),
                 disk.what
             );
             let level = match disk.free {
@@ -137,27 +138,4 @@ pub(crate) fn disk_spaces(places: &[(String, PathBuf)]) -> Vec<DiskSpace> {
 fn disk_space(what: &str, path: &Path) -> Option<DiskSpace> {
     let FileSystemSpace { free, total } = disk::space_at(disk::nearest_existing(path)).ok()?;
     Some(DiskSpace { what: what.to_owned(), path: path.to_owned(), free, total })
-}
-
-pub(crate) fn whole_seconds(span: SignedDuration) -> u64 {
-    u64::try_from(span.as_secs()).unwrap_or(0)
-}
-
-/// `3 min`, `2 h 5 min`, `4 d 3 h`.
-pub(crate) fn format_duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
-}
-
-pub(crate) fn format_megabytes(bytes: u64) -> String {
-    match bytes {
-        0..10_000 => format!("{bytes} bytes"),
-        10_000..10_000_000 => format!("{} kB", bytes / 1000),
-        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
-        _ => format!("{} GB", bytes / 1_000_000_000),
-    }
 }

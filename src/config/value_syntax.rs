@@ -3,8 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Span, SpanRelativeTo};
+use jiff::SignedDuration;
 
+use crate::base::units::{SpanError, parse_span};
 use crate::vault::seal::compress::CompressionLevel;
 
 /// Checks a name. That of a cluster or an instance becomes a folder in the repository; a repository's follows the same
@@ -16,11 +17,10 @@ pub fn parse_name<N: FromStr>(text: &str) -> Result<N, String> {
 
 /// `30d`, `12h`, `2 weeks`; a day is 24 hours.
 pub(super) fn parse_duration(text: &str) -> Result<SignedDuration, String> {
-    let shape = || "write it like \"30d\", \"12h\" or \"4w\"".to_owned();
-    let span: Span = text.parse().ok().ok_or_else(shape)?;
-    let days = SpanRelativeTo::days_are_24_hours();
-    let varying = || "months and years differ in length; write days, like \"90d\"".to_owned();
-    let duration = span.to_duration(days).ok().ok_or_else(varying)?;
+    let duration = parse_span(text).map_err(|error| match error {
+        SpanError::Shape => "write it like \"30d\", \"12h\" or \"4w\"",
+        SpanError::Varying => "months and years differ in length; write days, like \"90d\"",
+    })?;
     if duration <= SignedDuration::ZERO {
         return Err("it must be longer than nothing; leave the line out to keep everything".to_owned());
     }

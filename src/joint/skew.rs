@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::base::clock::{ClockMeasurement, ClockOffset, Machine, OFFSET_WARNING};
+use crate::base::units::format_precise;
 use crate::postgres::archive::{self, Archive};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo};
@@ -218,14 +219,6 @@ fn skew_bounds(lack: Duration, ahead: ClockOffset) -> (Duration, Duration) {
     (behind, micros(ahead.high.max(0)))
 }
 
-/// A span as it is printed.
-fn format_short(span: Duration) -> String {
-    match span.as_secs() {
-        0 => format!("{:.3} ms", span.as_secs_f64() * 1000.0),
-        _ => format!("{:.3} s", span.as_secs_f64()),
-    }
-}
-
 impl ClockSkew {
     /// Of the cluster `main` and the instance `cache`.
     #[must_use]
@@ -248,7 +241,7 @@ impl ClockSkew {
                 "the commands of {cache} carry the time at which walkeep's receiver had them, by its machine's clock: \
                  it had the last that is kept {:.3} s before the moment, and what comes lay unread for at most {}",
                 noted.as_secs_f64(),
-                format_short(late)
+                format_precise(late)
             ),
             "that clock was not set back since the moment; nothing here would show it".to_owned(),
             postgres_clock_assumption(main, clock),
@@ -290,7 +283,7 @@ impl ClockSkew {
     pub fn describe(&self, main: &str, cache: &str) -> String {
         let span = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let (behind, ahead) = (span(self.redis_behind_at_most_seconds), span(self.redis_ahead_at_most_seconds));
-        let (bound, lacks, has) = (format_short(behind.max(ahead)), format_short(behind), format_short(ahead));
+        let (bound, lacks, has) = (format_precise(behind.max(ahead)), format_precise(behind), format_precise(ahead));
         let what = match (behind.is_zero(), ahead.is_zero()) {
             (true, _) => format!("{cache} may have what it did in the {has} after the state of {main}"),
             (false, true) => format!("{cache} may lack what it did in the last {lacks} before the state of {main}"),
@@ -388,7 +381,7 @@ fn snapshot_time_assumption(origin: &SnapshotOrigin, cache: &str) -> (Duration, 
             format!(
                 "a snapshot of {cache} is the target itself: if the server was writing one already, it is up to {} \
                  older than said",
-                format_short(RUNNING_SNAPSHOT_PRECISION)
+                format_precise(RUNNING_SNAPSHOT_PRECISION)
             ),
         ),
         SnapshotOrigin::File { path } => (

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use crate::base::clock;
 use crate::base::findings::{
-    DiskSpace, Finding, FindingLevel, Findings, MAX_UNPROTECTED, SERVER_QUERY_TIMEOUT, disk_spaces, format_duration,
-    format_megabytes, whole_seconds,
+    DiskSpace, Finding, FindingLevel, Findings, MAX_UNPROTECTED, SERVER_QUERY_TIMEOUT, disk_spaces,
 };
+use crate::base::units::{format_age, format_bytes_roughly, whole_seconds};
 use crate::redis::archive::{Archive, Gap, RedisTarget, RestoreRoute, SnapshotManifest, remove_foreign_snapshots};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::wire::{RedisSource, ServerInfo};
@@ -265,7 +265,7 @@ fn judge_protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>
         (Err(why), _) => return say(FindingLevel::Bad, format!("nothing can be restored: {why}")),
         (Ok(_), age) => age.unwrap_or(0),
     };
-    let since = format_duration(age);
+    let since = format_age(age);
     match bytes {
         Some(0) => return say(FindingLevel::Good, "everything that the server has written is protected".to_owned()),
         _ if !facts.streamed => {
@@ -280,7 +280,7 @@ fn judge_protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>
     let late = age > whole_seconds(MAX_UNPROTECTED);
     let advice = if late && facts.hole.is_none() { "; is walkeep receive running?" } else { "" };
     let what = match (bytes, &facts.server) {
-        (Some(bytes), _) => format!("{} of commands are on the server alone", format_megabytes(bytes)),
+        (Some(bytes), _) => format!("{} of commands are on the server alone", format_bytes_roughly(bytes)),
         (None, Ok(_)) => "the server is in another history, after a failover or a restart".to_owned(),
         (None, Err(_)) => "what the server has written since is not known".to_owned(),
     };
@@ -298,7 +298,7 @@ fn judge_gaps(facts: &HealthFacts, findings: &mut Findings) {
     let text = format!(
         "{breaks} after offset {}, {} ago: {}",
         last.offset,
-        format_duration(whole_seconds(facts.now.duration_since(last.noticed_at))),
+        format_age(whole_seconds(facts.now.duration_since(last.noticed_at))),
         last.reason
     );
     if facts.backup.as_ref().is_some_and(|backup| backup.at >= last.noticed_at) {

@@ -73,6 +73,7 @@ pub(crate) const ORDERS: [Order; 5] = [
             ("error_kind", "retry"),
             ("findings", "schedule"),
             ("findings", "disk"),
+            ("findings", "units"),
             ("check_findings", "findings"),
             ("check_findings", "clock"),
             ("restore_estimate", "durable"),

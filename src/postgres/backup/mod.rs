@@ -37,6 +37,7 @@ use self::packer::{PackedChunks, Packer};
 use self::page_checksums::ChecksumRule;
 use self::required_wal::RequiredWal;
 use crate::base::pipeline::{OrderedStage, StageLostError, WorkerStage};
+use crate::base::units::parse_size;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{self, ChunkNamer, ChunkSubtreeHash};
 use crate::postgres::archive::manifest::{BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestTablespace};
@@ -213,15 +214,7 @@ async fn inspect_server(
 /// A size as `SHOW` writes it: `8192`, `1GB`.
 async fn show_size(connection: &mut ReplicationConnection, name: &'static str) -> Result<u64, BackupError> {
     let text = connection.show(name).await?;
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit {
-        "" | "B" => Some(0),
-        "kB" => Some(10),
-        "MB" => Some(20),
-        "GB" => Some(30),
-        _ => None,
-    };
-    let size = digits.parse::<u64>().ok().zip(unit).and_then(|(number, shift)| number.checked_shl(shift));
+    let size = parse_size(&text);
     size.filter(|size| *size > 0)
         .ok_or_else(|| BackupError::UnusableFile { file: name.to_owned(), why: format!("it is {text:?}") })
 }

@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::clock;
-use crate::base::findings::{
-    DiskSpace, Finding, FindingLevel, Findings, SERVER_QUERY_TIMEOUT, disk_spaces, format_megabytes, whole_seconds,
-};
+use crate::base::findings::{DiskSpace, Finding, FindingLevel, Findings, SERVER_QUERY_TIMEOUT, disk_spaces};
+use crate::base::units::{format_bytes_roughly, whole_seconds};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::inventory::{self, ArchiveInventory, MissingWal};
 use crate::postgres::archive::reindex::{self, ReindexError};
@@ -281,7 +280,8 @@ impl HealthJudge<'_> {
                 "there is no replication slot and no archive_command: start walkeep receive",
             ),
             Some(slot) => {
-                let lag = slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", format_megabytes(lag)));
+                let lag =
+                    slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", format_bytes_roughly(lag)));
                 let name = &slot.name;
                 match (slot.wal_status.as_deref(), slot.active) {
                     (Some("lost"), _) => self.add_finding(FindingLevel::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),

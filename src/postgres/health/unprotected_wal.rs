@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use super::facts::{HealthFacts, NewestRestorable, ServerWalStatus};
 use crate::base::clock::Clock;
-use crate::base::findings::{
-    FindingLevel, Findings, MAX_UNPROTECTED, format_duration, format_megabytes, whole_seconds,
-};
+use crate::base::findings::{FindingLevel, Findings, MAX_UNPROTECTED};
+use crate::base::units::{format_age, format_bytes_roughly, whole_seconds};
 use crate::postgres::archive::inventory::ArchiveInventory;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
@@ -120,7 +119,7 @@ impl WalProtection {
             return say(FindingLevel::Bad, "nothing can be restored: there is no backup with its WAL yet".to_owned());
         };
         let last = match self.age {
-            Some(age) => format!("the last protected commit is {} old", format_duration(age)),
+            Some(age) => format!("the last protected commit is {} old", format_age(age)),
             None => "no commit is archived since the backup".to_owned(),
         };
         let late = self.is_late();
@@ -132,9 +131,9 @@ impl WalProtection {
                 let alone = match self.gap {
                     true => format!(
                         "{} of WAL cannot be restored, because WAL before it is missing",
-                        format_megabytes(bytes)
+                        format_bytes_roughly(bytes)
                     ),
-                    false => format!("{} of WAL are on the server alone", format_megabytes(bytes)),
+                    false => format!("{} of WAL are on the server alone", format_bytes_roughly(bytes)),
                 };
                 let advice = "; is walkeep receive running, or archive_timeout at most 5 min?";
                 let advice = if self.gap { "" } else { advice };
@@ -143,7 +142,7 @@ impl WalProtection {
                     (Some(within), _) => {
                         say(
                             FindingLevel::Good,
-                            format!("{alone}, which archive_timeout hands on within {}", format_duration(within)),
+                            format!("{alone}, which archive_timeout hands on within {}", format_age(within)),
                         );
                     }
                     (None, Some(_)) => say(FindingLevel::Good, format!("{alone}, {last}")),

@@ -69,6 +69,7 @@ pub use settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 
 use crate::base::clock::{Clock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
+use crate::base::units::parse_duration;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
@@ -479,33 +480,4 @@ async fn ensure_slot(
         Err(error) => return Err(error.into()),
     }
     Ok(None)
-}
-
-/// A time as `SHOW` prints it: `1min`, `60s`, `500ms`, `0`.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "" | "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "min" => Duration::from_secs(number.checked_mul(60)?),
-        "h" => Duration::from_secs(number.checked_mul(3600)?),
-        "d" => Duration::from_secs(number.checked_mul(86_400)?),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_duration;
-    use std::time::Duration;
-
-    #[test]
-    fn times_come_with_units() {
-        for (text, seconds) in [("1min", Some(60)), ("60s", Some(60)), ("0", Some(0)), ("2h", Some(7200)), ("1x", None)]
-        {
-            assert_eq!(parse_duration(text), seconds.map(Duration::from_secs), "{text}");
-        }
-        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
-    }
 }

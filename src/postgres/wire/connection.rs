@@ -11,6 +11,7 @@ use super::login;
 use super::message::BackendMessage;
 use super::socket;
 use super::transport::MessageTransport;
+use crate::base::units::parse_size;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
@@ -298,36 +299,5 @@ impl ReplicationConnection {
     /// Takes leave of the server.
     pub async fn close(self) {
         self.wire.terminate().await;
-    }
-}
-
-/// A size as `SHOW` prints it: a number and a unit.
-fn parse_size(text: &str) -> Option<u64> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "kB" => 10,
-        "MB" => 20,
-        "GB" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_come_with_units() {
-        for (text, bytes) in [
-            ("16MB", Some(16 << 20)),
-            ("1GB", Some(1 << 30)),
-            ("1024kB", Some(1 << 20)),
-            ("16", Some(16)),
-            ("16XB", None),
-        ] {
-            assert_eq!(parse_size(text), bytes, "{text}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! What happened in a Redis instance, as it is told.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::redis::format::position::StreamPosition;
 use crate::redis::format::replication_id::ReplicationId;
@@ -111,17 +111,6 @@ impl LogQuery {
         };
         let many = happening.kind != LogEntryKind::Delete || happening.keys >= Some(self.keys);
         after && before && kind && many
-    }
-}
-
-/// A span of time in its largest unit.
-pub(super) fn format_span(span: SignedDuration) -> String {
-    let seconds = span.as_secs().max(0);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
     }
 }
 

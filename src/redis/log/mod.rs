@@ -21,6 +21,7 @@ use std::ops::ControlFlow;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::base::units::format_largest_unit;
 use crate::redis::archive::stream::{Deletion, DeletionKind, StretchDeletions};
 use crate::redis::archive::{
     Archive, Gap, KnownStretches, SnapshotManifest, SnapshotOrigin, StreamPosition, StreamStretch,
@@ -29,7 +30,7 @@ use crate::redis::format::replication_id::ReplicationId;
 use crate::vault;
 
 use super::log::deletion_runs::{DeletionRun, OpenDeletionRuns};
-use super::log::entry::{bare_event, format_span, short_replid, truncate_times};
+use super::log::entry::{bare_event, short_replid, truncate_times};
 use super::log::error::LogError as Error;
 use missing_commands::{MissingCommands, StretchEnd};
 
@@ -394,7 +395,7 @@ impl LogReader<'_> {
         };
         let times = if notable.commands > 1 { format!("{} times; ", notable.commands) } else { String::new() };
         let word = if keys == 1 { "key" } else { "keys" };
-        let ago = format_span(time.duration_since(snapshot.at));
+        let ago = format_largest_unit(time.duration_since(snapshot.at));
         Some(format!("{times}the snapshot {ago} before had {keys} {word}"))
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::base::error_kind::{ErrorKind, HasKind};
+use crate::base::units::format_megabytes_needed;
 use crate::postgres::archive::chunks::PackError;
 use crate::postgres::sql;
 use crate::vault;
@@ -85,7 +86,7 @@ pub enum SelectiveRestoreError {
     /// Too little room.
     #[error(
         "{dir} has room for {}, and this takes up to {}: {} of files and as much for the copy on its way; name another place with --scratch-dir",
-        format_megabytes(*free), format_megabytes(*needed), format_megabytes(*files)
+        format_megabytes_needed(*free), format_megabytes_needed(*needed), format_megabytes_needed(*files)
     )]
     NoSpace {
         /// The scratch directory's parent.
@@ -220,8 +221,4 @@ pub(super) fn io_error<'a>(
     path: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> SelectiveRestoreError + 'a {
     move |source| SelectiveRestoreError::Io { what, path: path.to_owned(), source }
-}
-
-fn format_megabytes(bytes: u64) -> String {
-    format!("{} MB", bytes.div_ceil(1_000_000))
 }
