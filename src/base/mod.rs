@@ -7,6 +7,7 @@ pub mod lock;
 pub mod retry;
 pub mod error_kind;
 pub mod pipeline;
+pub(crate) mod blocking;
 pub mod scoped_threads;
 pub mod schedule;
 pub mod pem;

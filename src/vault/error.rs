@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::vault::repository;
@@ -157,5 +158,11 @@ impl VaultError {
 impl From<SealError> for VaultError {
     fn from(error: SealError) -> VaultError {
         VaultError::Seal(Arc::new(error))
+    }
+}
+
+impl From<WorkerLostError> for VaultError {
+    fn from(_lost: WorkerLostError) -> VaultError {
+        VaultError::WorkerLost
     }
 }

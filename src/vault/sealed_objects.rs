@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use super::error::VaultError;
 use super::repositories::Vault;
 use super::vault_repository::VaultRepository;
+use crate::base::blocking::run_blocking;
 use crate::vault::repository::key::{KeyPrefix, ObjectKey};
 use crate::vault::repository::{self, ObjectInfo, PrefixListing, PutOutcome};
 use crate::vault::seal::{
@@ -269,12 +270,4 @@ impl VaultRepository {
 /// What ties an object to its place: its kind and its key.
 pub(crate) fn object_binding(kind: SealedKind, key: &ObjectKey) -> ObjectBinding {
     ObjectBinding::new(kind, key.as_str())
-}
-
-/// Runs CPU work off the async threads.
-///
-/// # Errors
-/// [`VaultError::WorkerLost`] if the work panicked.
-pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, VaultError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panicked| VaultError::WorkerLost)
 }

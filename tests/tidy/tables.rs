@@ -60,6 +60,7 @@ pub(crate) const ORDERS: [Order; 5] = [
             "retry",
             "error_kind",
             "pipeline",
+            "blocking",
             "scoped_threads",
             "schedule",
             "pem",
@@ -71,6 +72,7 @@ pub(crate) const ORDERS: [Order; 5] = [
         neighbours: &[
             ("retry", "clock"),
             ("error_kind", "retry"),
+            ("blocking", "error_kind"),
             ("findings", "schedule"),
             ("findings", "disk"),
             ("findings", "units"),

@@ -1,5 +1,6 @@
 //! What can go wrong with the archive of a cluster, apart from what is wrong with the WAL that is put in.
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
@@ -58,5 +59,11 @@ impl ArchiveError {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         self.kind() == ErrorKind::Integrity
+    }
+}
+
+impl From<WorkerLostError> for ArchiveError {
+    fn from(lost: WorkerLostError) -> ArchiveError {
+        ArchiveError::Vault(lost.into())
     }
 }

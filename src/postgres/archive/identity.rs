@@ -4,10 +4,11 @@ use bytes::Bytes;
 
 use super::cluster_archive::{Archive, ArchiveIdentity};
 use super::error::ArchiveError;
+use crate::base::blocking::run_blocking;
 use crate::vault::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::seal::{self, SealSpec, SealedKind};
-use crate::vault::{self, object_binding, run_blocking};
+use crate::vault::{self, object_binding};
 
 impl Archive {
     /// What the cluster is; `None` before its first segment.

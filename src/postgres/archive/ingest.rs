@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 
 use super::wal_file_error::WalFileError;
 use super::{Archive, ArchiveError, ArchiveIdentity};
+use crate::base::blocking::{WorkerLostError, run_blocking};
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
@@ -26,7 +27,7 @@ use crate::vault::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{self, CompressionLevel, SealSpec, SealedKind, SealedObject, Trailer};
-use crate::vault::{self, object_binding, run_blocking};
+use crate::vault::{self, object_binding};
 
 /// What came of putting a file into the archive. Either way it is now durable in every repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,6 +146,12 @@ impl HasKind for IngestError {
             | IngestError::NotWhole { .. }
             | IngestError::File(_) => ErrorKind::Failed,
         }
+    }
+}
+
+impl From<WorkerLostError> for IngestError {
+    fn from(lost: WorkerLostError) -> IngestError {
+        vault::VaultError::from(lost).into()
     }
 }
 

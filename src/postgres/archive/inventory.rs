@@ -19,6 +19,7 @@ use super::spool::Spool;
 use super::timeline_tail;
 use super::unfinished::{self, UnfinishedSegment};
 use super::{Archive, ArchiveError};
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentNo, SegmentSize, SystemId};
@@ -191,7 +192,7 @@ pub async fn gather_inventory(
     let (cluster, index) = (archive.cluster().to_string(), Arc::clone(index));
     let size = identity.map_or(SegmentSize::DEFAULT, |identity| identity.segment_size);
     let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
-    let made = crate::vault::run_blocking(move || {
+    let made = run_blocking(move || {
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let shelf = shelf.with_unfinished(growing.clone());
@@ -224,7 +225,7 @@ pub async fn unfinished_segments(
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
     let pieces = archive.list_pieces(None).await?;
-    let looked = crate::vault::run_blocking(move || {
+    let looked = run_blocking(move || {
         let view = index.view(&cluster)?;
         let received = match spool {
             Some(spool) => unfinished::unfinished_in_spool(&view, &spool, identity.system_id),

@@ -16,6 +16,7 @@ use futures_util::stream;
 use super::lookup::SegmentSource;
 use super::unfinished::UnfinishedSegment;
 use super::{Archive, ArchiveError};
+use crate::base::blocking::{WorkerLostError, run_blocking};
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
@@ -55,6 +56,12 @@ impl HasKind for ReindexError {
             ReindexError::Index(error) => error.kind(),
             ReindexError::Archive(error) => error.kind(),
         }
+    }
+}
+
+impl From<WorkerLostError> for ReindexError {
+    fn from(lost: WorkerLostError) -> ReindexError {
+        vault::VaultError::from(lost).into()
     }
 }
 
@@ -331,11 +338,6 @@ impl ReindexReport {
         self.unreadable.extend(other.unreadable);
         self.unasked.extend(other.unasked);
     }
-}
-
-/// Runs what blocks where that is allowed.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
-    Ok(crate::vault::run_blocking(work).await?)
 }
 
 /// Digests and segments out of the archive, the last few digests kept. For use where blocking is allowed, within a

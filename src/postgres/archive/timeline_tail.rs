@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::unfinished::UnfinishedSegment;
 use super::{Archive, ArchiveError};
+use crate::base::blocking::run_blocking;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId, WalFileName};
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
@@ -93,7 +94,7 @@ impl Archive {
         for name in names {
             let Some(tail) = self.timeline_tail(*name).await? else { continue };
             let (bytes, of) = (tail.bytes.clone(), *name);
-            match crate::vault::run_blocking(move || digest_segment(&bytes, of, identity.segment_size)).await? {
+            match run_blocking(move || digest_segment(&bytes, of, identity.segment_size)).await? {
                 Ok(digest) if digest.system_id == system => {
                     found.push(UnfinishedSegment { name: of, bytes: tail.bytes, digest })
                 }

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::pieces::WalPiece;
 use super::spool::Spool;
 use super::{Archive, ArchiveIdentity};
+use crate::base::blocking::run_blocking;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, SystemId};
 use crate::postgres::index::{self, IndexView, SegmentId};
@@ -109,7 +110,7 @@ impl Archive {
         let size = identity.segment_size;
         let spooled = match spool.cloned() {
             Some(spool) => {
-                let read = crate::vault::run_blocking(move || read_spooled(&spool, name, size)).await?;
+                let read = run_blocking(move || read_spooled(&spool, name, size)).await?;
                 read.map_err(|error| vault::VaultError::Spool(std::sync::Arc::new(error)))?
             }
             None => None,
@@ -132,7 +133,7 @@ impl Archive {
             let Some((bytes, _)) = self.read_pieces(*name, size).await? else { continue };
             let of = *name;
             let read = bytes.clone();
-            match crate::vault::run_blocking(move || digest_segment(&read, of, size)).await? {
+            match run_blocking(move || digest_segment(&read, of, size)).await? {
                 Ok(digest) if digest.system_id == identity.system_id => {
                     found.push(UnfinishedSegment { name: of, bytes, digest })
                 }

@@ -14,8 +14,8 @@ use memmap2::{Advice, MmapMut};
 use super::Archive;
 use super::chunks;
 use super::ingest::{IngestError, Ingested};
+use crate::base::blocking::run_blocking;
 use crate::postgres::format::segment::WalFileName;
-use crate::vault::run_blocking;
 
 pub use super::wal_file_error::WalFileError;
 

@@ -1,5 +1,6 @@
 //! Why a file could not be had, nor proved absent.
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::durable;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive;
@@ -45,5 +46,11 @@ impl HasKind for ArchiveGetError {
             ArchiveGetError::Archive(error) => error.kind(),
             ArchiveGetError::Write(_) | ArchiveGetError::WorkerLost => ErrorKind::Failed,
         }
+    }
+}
+
+impl From<WorkerLostError> for ArchiveGetError {
+    fn from(_lost: WorkerLostError) -> ArchiveGetError {
+        ArchiveGetError::WorkerLost
     }
 }

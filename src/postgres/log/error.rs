@@ -1,5 +1,6 @@
 //! Why there is no answer.
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive;
 use crate::postgres::archive::lookup::LookupError;
@@ -56,5 +57,11 @@ impl From<LookupError<archive::ArchiveError>> for LogError {
             LookupError::Index(error) => LogError::Index(error),
             LookupError::Segments(error) => LogError::Archive(error),
         }
+    }
+}
+
+impl From<WorkerLostError> for LogError {
+    fn from(_lost: WorkerLostError) -> LogError {
+        LogError::WorkerLost
     }
 }

@@ -14,6 +14,7 @@ pub mod describe;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
@@ -111,7 +112,7 @@ pub async fn read_log(
     let runtime = tokio::runtime::Handle::current();
     let shelf = ArchiveSegments::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
     let (index, archive) = (Arc::clone(index), Arc::clone(archive));
-    let told = tokio::task::spawn_blocking(move || {
+    let told = run_blocking(move || {
         let growing = match spool {
             Some(spool) => unfinished::unfinished_in_spool(&index.view(&cluster)?, &spool, identity.system_id),
             None => Ok(Vec::new()),
@@ -123,7 +124,7 @@ pub async fn read_log(
         let names = |label: &str| Ok(runtime.block_on(archive.name_list(label))?);
         LogReader { lookup: &lookup, path: &path, newest, query: &question, lists: &lists, names: &names }.run(tell)
     });
-    told.await.map_err(|_gone| LogError::WorkerLost)?
+    told.await?
 }
 
 async fn timeline_path(archive: &Archive, timeline: TimelineId) -> Result<TimelinePath, LogError> {

@@ -1,5 +1,6 @@
 //! Why receiving ends.
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
@@ -113,5 +114,11 @@ impl ReceiveError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         self.kind().class()
+    }
+}
+
+impl From<WorkerLostError> for ReceiveError {
+    fn from(_lost: WorkerLostError) -> ReceiveError {
+        ReceiveError::WorkerLost
     }
 }

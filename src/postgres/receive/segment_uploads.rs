@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::base::blocking::run_blocking;
 use crate::base::clock::timeout;
 use crate::base::pipeline::WorkerStage;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
@@ -262,9 +263,7 @@ impl SegmentUpload {
             Some(bytes) => bytes,
             None => {
                 let (spool, size) = (self.spool.clone(), self.size);
-                tokio::task::spawn_blocking(move || spool.read_segment(name, size))
-                    .await
-                    .map_err(|_panic| ReceiveError::WorkerLost)??
+                run_blocking(move || spool.read_segment(name, size)).await??
             }
         };
         let job = SealJob { name, bytes, level, note: self.note };

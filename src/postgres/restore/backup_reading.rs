@@ -1,8 +1,8 @@
 //! What every restore reads of a backup before it places anything.
 
-use super::blocking::run_blocking;
 use super::error::RestoreError;
 use super::placement::Placement;
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::{BackupSummary, Manifest};
 use crate::postgres::format::backup_label::{TablespaceMap, TablespaceMapEscapes};

@@ -28,6 +28,7 @@ use super::destination::{CheckedDestination, Destination};
 use super::destination_error::{DestinationError, RESTORE_MARKER, io_error};
 use super::left_out_files::is_left_out;
 use super::placement::error::PlacementError;
+use crate::base::blocking::run_blocking;
 use crate::base::durable;
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
 use crate::postgres::archive::spool::Spool;
@@ -145,7 +146,7 @@ pub async fn wal_only_in_pgdata(
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
     let (log, mut found) = (pgdata.join("pg_wal"), Vec::new());
     let listed = log.clone();
-    for name in super::blocking::run_blocking(move || written_segments(&listed, identity)).await?? {
+    for name in run_blocking(move || written_segments(&listed, identity)).await?? {
         match archive.digest(name).await {
             Ok(Some(_)) => {}
             Ok(None) => found.push(name),
@@ -158,7 +159,7 @@ pub async fn wal_only_in_pgdata(
         && let Some((_, received)) = archive.read_unfinished(spool, name).await?
     {
         let path = log.join(name.to_string());
-        let end = super::blocking::run_blocking(move || {
+        let end = run_blocking(move || {
             let bytes = fs::read(&path).map_err(io_error("read", &path))?;
             Ok::<_, DestinationError>(
                 digest_segment(&bytes, name, identity.segment_size).ok().map(|digest| digest.valid_until),

@@ -2,6 +2,7 @@
 
 use super::destination_error::DestinationError;
 use super::placement::error::PlacementError;
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive;
 use crate::postgres::archive::manifest::ManifestError;
@@ -97,5 +98,11 @@ impl From<ReindexError> for RestoreError {
 impl From<DestinationError> for RestoreError {
     fn from(error: DestinationError) -> RestoreError {
         RestoreError::Place(PlacementError::Destination(error))
+    }
+}
+
+impl From<WorkerLostError> for RestoreError {
+    fn from(_lost: WorkerLostError) -> RestoreError {
+        RestoreError::WorkerLost
     }
 }

@@ -20,7 +20,6 @@ pub mod plan;
 pub mod planner;
 pub mod selective;
 mod backup_reading;
-mod blocking;
 mod created_tablespace;
 mod destination_error;
 mod error;
@@ -29,6 +28,7 @@ mod left_out_files;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::manifest::{BackupSummary, Manifest};
 use crate::postgres::archive::reindex::ArchiveSegments;
@@ -39,7 +39,6 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::index::{IndexEntry, WalIndex};
 
 use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
-use blocking::run_blocking;
 use destination::{CheckedDestination, Destination};
 use placement::Placement;
 use plan::{PlanBackup, PlanInput, ProvedRestore, RestorePlan};

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::base::blocking::run_blocking;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::chunks::PackId;
 use crate::postgres::archive::inventory::{self, ArchiveInventory};
@@ -324,7 +325,7 @@ impl RepositorySweep<'_> {
     async fn packs_in_manifest(&self, object: &ObjectInfo) -> Option<BTreeSet<PackId>> {
         let opened = self.archive.vault().get_object(SealedKind::Manifest, &object.key).await;
         let read = match opened {
-            Ok(Some(opened)) => tokio::task::spawn_blocking(move || {
+            Ok(Some(opened)) => run_blocking(move || {
                 let summary = BackupSummary::from_bytes(&opened.metadata).ok()?;
                 Some(Manifest::from_bytes(summary, &opened.plain).ok()?.packs.into_iter().collect())
             })

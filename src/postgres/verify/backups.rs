@@ -8,9 +8,9 @@ use futures_util::stream;
 
 use super::objects::read_summary;
 use super::{ClusterVerifyError, RepositoryVerifier};
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::chunks::{self, CHUNK_BYTES, ChunkName, ChunkNamer, ChunkSubtreeHash, Pack, PackId};
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestChunk};
-use crate::vault;
 use crate::vault::repository::ObjectInfo;
 use crate::vault::seal::SealedKind;
 use crate::vault::verify::open_checked;
@@ -67,7 +67,7 @@ impl RepositoryVerifier<'_> {
         let _room = self.reserve_memory(object.len, object.len.saturating_mul(8)).await;
         let Some(bytes) = self.read_object(object).await? else { return Ok(None) };
         let (protection, key) = (Arc::clone(self.archive.vault().protection()), object.key.clone());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = run_blocking(move || {
             let opened = open_checked(SealedKind::Manifest, &key, &bytes, &protection)?;
             Manifest::from_bytes(read_summary(&opened)?, &opened.plain).map_err(|error| error.to_string())
         });
@@ -81,7 +81,7 @@ impl RepositoryVerifier<'_> {
                 self.record_damage(object.key.as_str(), what);
                 Ok(None)
             }
-            Err(_panicked) => Err(vault::VaultError::WorkerLost.into()),
+            Err(lost) => Err(lost.into()),
         }
     }
 
@@ -158,7 +158,7 @@ impl RepositoryVerifier<'_> {
             return Ok((id, None));
         };
         let (object, protection) = (key.clone(), Arc::clone(self.archive.vault().protection()));
-        let read = tokio::task::spawn_blocking(move || {
+        let read = run_blocking(move || {
             let opened = open_checked(SealedKind::Pack, &object, &bytes, &protection)?;
             let pack = Pack::from_opened(id, opened).map_err(|error| error.to_string())?;
             Ok::<PackContents, String>(
@@ -178,7 +178,7 @@ impl RepositoryVerifier<'_> {
                 self.record_damage(key.as_str(), what);
                 Ok((id, None))
             }
-            Err(_panicked) => Err(vault::VaultError::WorkerLost.into()),
+            Err(lost) => Err(lost.into()),
         }
     }
 }

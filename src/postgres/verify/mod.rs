@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive::inventory::{self, ArchiveInventory, InventoryInput, MissingWal};
 use crate::postgres::archive::{self, Archive, ArchiveIdentity};
@@ -101,6 +102,12 @@ impl HasKind for ClusterVerifyError {
             ClusterVerifyError::Archive(error) => error.kind(),
             ClusterVerifyError::Index(error) => error.kind(),
         }
+    }
+}
+
+impl From<WorkerLostError> for ClusterVerifyError {
+    fn from(lost: WorkerLostError) -> ClusterVerifyError {
+        vault::VaultError::from(lost).into()
     }
 }
 

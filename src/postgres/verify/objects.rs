@@ -8,6 +8,7 @@ use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{BackupWal, ClusterVerifyError, MEMORY_BUDGET_MIB, RepositoryVerifier};
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::ArchiveIdentity;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::layout::ClusterObject;
@@ -16,7 +17,6 @@ use crate::postgres::archive::name_list::NameList;
 use crate::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
 use crate::postgres::wal::digest::{SegmentDigest, SegmentState, digest_segment};
-use crate::vault;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, ObjectInfo};
 use crate::vault::seal::{self, OpenedObject, SealedKind};
@@ -96,7 +96,7 @@ impl RepositoryVerifier<'_> {
         let _room = self.reserve_memory(object.len, plain).await;
         let Some(bytes) = self.read_object(&object).await? else { return Ok(()) };
         let (protection, size, key) = (Arc::clone(self.archive.vault().protection()), self.size, object.key.clone());
-        let checked = tokio::task::spawn_blocking(move || check_object(&kind, &key, &bytes, &protection, size)).await;
+        let checked = run_blocking(move || check_object(&kind, &key, &bytes, &protection, size)).await;
         match checked {
             Ok(Ok(good)) => self.record(|found| {
                 match good {
@@ -112,7 +112,7 @@ impl RepositoryVerifier<'_> {
                 found.counts.files = found.counts.files.saturating_add(1);
             }),
             Ok(Err(what)) => self.record_damage(object.key.as_str(), what),
-            Err(_panicked) => return Err(vault::VaultError::WorkerLost.into()),
+            Err(lost) => return Err(lost.into()),
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Why there is nothing to show of a Redis instance.
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::vault;
 
@@ -27,5 +28,11 @@ impl HasKind for LogError {
             LogError::Nothing { .. } => ErrorKind::NotFound,
             LogError::Stopped => ErrorKind::Failed,
         }
+    }
+}
+
+impl From<WorkerLostError> for LogError {
+    fn from(_lost: WorkerLostError) -> LogError {
+        LogError::Stopped
     }
 }

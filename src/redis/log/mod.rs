@@ -21,6 +21,7 @@ use std::ops::ControlFlow;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::base::blocking::run_blocking;
 use crate::base::units::format_largest_unit;
 use crate::redis::archive::stream::{Deletion, DeletionKind, StretchDeletions};
 use crate::redis::archive::{
@@ -295,7 +296,7 @@ impl LogReader<'_> {
                 let looked = stretch.clone();
                 let from = from.unwrap_or(stretch.first);
                 let read = move || looked.scan_deletions(bytes.get(..stretch_bytes(&looked)).unwrap_or(&bytes), from);
-                let read = tokio::task::spawn_blocking(read).await.map_err(|_gone| Error::Stopped)?;
+                let read = run_blocking(read).await?;
                 read.map_err(|error| vault::VaultError::MalformedContent {
                     name: self.instance.name().to_string(),
                     key: self.instance.layout().streams_name(),

@@ -10,6 +10,7 @@ use super::base_snapshot::{BaseSnapshot, SnapshotTask, SnapshotTaskResult};
 use super::position::ReceivePosition;
 use super::settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 use super::stretch_uploads::StretchUploads;
+use crate::base::blocking::run_blocking;
 use crate::base::clock::{Clock, timeout};
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::snapshot::take::{BegunSnapshot, SnapshotSource, take_snapshot};
@@ -59,12 +60,12 @@ impl Receiver<'_> {
     /// it is followed from.
     pub(super) async fn put_finished_file(&mut self, name: StretchName) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = run_blocking(move || {
             spool.truncate_torn_tail(name)?;
             spool.end_with_whole_transaction(name, None)?;
             Ok::<_, SpoolError>(spool.read(name)?.map(|spooled| spooled.into_stretch().0))
         });
-        let stretch = read.await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
+        let stretch = read.await??;
         self.unclosed_file = None;
         let Some(stretch) = stretch else { return Ok(()) };
         self.position = Some(ReceivePosition::from_stretch(&stretch));
@@ -86,7 +87,7 @@ impl Receiver<'_> {
             return Err(on_its_way);
         }
         let spool = self.spool.clone();
-        let begun = tokio::task::spawn_blocking(move || {
+        let begun = run_blocking(move || {
             let there = spool.read(name)?.map(|spooled| spooled.into_stretch().0);
             match there {
                 Some(stretch) if stretch.first < stretch.last => Ok(None),
@@ -96,7 +97,7 @@ impl Receiver<'_> {
                 }
             }
         });
-        let begun = begun.await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
+        let begun = begun.await??;
         begun.ok_or_else(|| {
             self.uploads.enqueue(name);
             on_its_way

@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use super::base_snapshot::ignore_damaged;
 use super::position::ReceivePosition;
 use super::receiver::{Receiver, ResumeState};
+use crate::base::blocking::run_blocking;
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::{Gap, StreamStretch};
 use crate::redis::format::replication_id::ReplicationId;
@@ -80,7 +81,7 @@ impl Receiver<'_> {
             }
             Ok(stretches)
         };
-        let stretches = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
+        let stretches = run_blocking(read).await??;
         for stretch in stretches.iter().filter(|stretch| stretch.first < stretch.last) {
             self.uploads.enqueue(stretch.name());
         }

@@ -12,6 +12,7 @@ use super::position::ReceivePosition;
 use super::receiver::Receiver;
 use super::server_clock::RedisServerClock;
 use super::settings::ReceiveEvent;
+use crate::base::blocking::run_blocking;
 use crate::base::clock::Clock;
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::stream::StretchName;
@@ -264,7 +265,7 @@ impl StreamFollower {
         let (marks, at) = (std::mem::take(&mut self.marks), self.received_at);
         growing.set_clock(self.server_clock.stretch_measurement());
         growing.set_read_delays(self.read_delays.clone());
-        let written = tokio::task::spawn_blocking(move || {
+        let written = run_blocking(move || {
             if !bytes.is_empty() {
                 growing.append(&bytes, marks, at)?;
             }
@@ -273,7 +274,7 @@ impl StreamFollower {
             }
             Ok::<_, SpoolError>(growing)
         });
-        self.file = Some(written.await.map_err(|_panic| SnapshotError::WorkerPanicked)??);
+        self.file = Some(written.await??);
         Ok(())
     }
 

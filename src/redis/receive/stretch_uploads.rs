@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 
+use crate::base::blocking::run_blocking;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::redis::archive::snapshot::error::SnapshotError;
 use crate::redis::archive::stream::StretchName;
@@ -242,7 +243,7 @@ impl RepositoryUploader {
             let seen = spool.extent(name)?;
             Ok::<_, SpoolError>(seen.zip(spool.read(name)?.map(SpooledStretch::into_stretch)))
         };
-        let found = tokio::task::spawn_blocking(read).await.map_err(|_panic| SnapshotError::WorkerPanicked)??;
+        let found = run_blocking(read).await??;
         // It was read before it was put here; without it, somebody took acknowledged bytes away.
         let Some((seen, (stretch, bytes))) = found else {
             return Err(SnapshotError::SpoolFileChanged { replid, first });
@@ -266,10 +267,7 @@ impl RepositoryUploader {
             Some(now) if now != seen => Ok(false),
             _ => spool.discard(name).map(|()| true),
         };
-        let removed = tokio::task::spawn_blocking(remove)
-            .await
-            .map_err(|_panic| SnapshotError::WorkerPanicked)?
-            .map_err(SnapshotError::Spool)?;
+        let removed = run_blocking(remove).await?.map_err(SnapshotError::Spool)?;
         if removed { Ok(()) } else { Err(SnapshotError::SpoolFileChanged { replid: name.replid, first: name.first }) }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::durable;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::redis::format::{rdb, resp};
@@ -125,5 +126,11 @@ impl HasKind for RestoreError {
             | RestoreError::StreamTooShort { .. }
             | RestoreError::WorkerPanicked => ErrorKind::Failed,
         }
+    }
+}
+
+impl From<WorkerLostError> for RestoreError {
+    fn from(_lost: WorkerLostError) -> RestoreError {
+        RestoreError::WorkerPanicked
     }
 }

@@ -8,6 +8,7 @@ use super::absolute_expiry::CommandArrivals;
 use super::error::RestoreError;
 use super::placement::{DataFileForm, DataFileWriter, PlacedFiles};
 use super::redis_conf::DataFileNames;
+use crate::base::blocking::run_blocking;
 use crate::base::disk;
 use crate::redis::archive::{Archive, RestoreRoute};
 use crate::redis::format::rdb::RdbLimits;
@@ -56,40 +57,33 @@ pub async fn restore_instance(
     let limits = RdbLimits { expired_by: Some(now), ..RdbLimits::default() };
     let total = reach.snapshot.logical_bytes.saturating_add(reach.command_bytes());
     let mut done = 0_u64;
-    let mut place = run_blocking(move || DataFileWriter::new(&wishes.dir, form, &wishes.names, limits)).await?;
+    let mut place = run_blocking(move || DataFileWriter::new(&wishes.dir, form, &wishes.names, limits)).await??;
     for number in 0..reach.snapshot.parts.len() {
         let bytes = instance.read_part(&reach.snapshot, number).await?;
         done = done.saturating_add(bytes.len() as u64);
         place = run_blocking(move || {
             place.push_snapshot(&bytes)?;
-            Ok(place)
+            Ok::<_, RestoreError>(place)
         })
-        .await?;
+        .await??;
         progress(done, total);
     }
     if let (true, Some(from)) = (form.is_append_only(), reach.from) {
-        place = run_blocking(move || place.begin_commands(from)).await?;
+        place = run_blocking(move || place.begin_commands(from)).await??;
         for (number, stretch) in reach.stretches.iter().enumerate() {
             let arrivals = CommandArrivals::from_stretch(stretch);
             let bytes: Bytes = instance.read_route_commands(reach, number).await?;
             done = done.saturating_add(bytes.len() as u64);
             place = run_blocking(move || {
                 place.push_commands(&bytes, &arrivals)?;
-                Ok(place)
+                Ok::<_, RestoreError>(place)
             })
-            .await?;
+            .await??;
             progress(done, total);
         }
     }
     let to = reach.to.map(|to| to.offset);
-    run_blocking(move || place.finish(to)).await
-}
-
-/// Files are written where waiting for a disk keeps nobody else waiting.
-async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
-) -> Result<T, RestoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_panic| RestoreError::WorkerPanicked)?
+    run_blocking(move || place.finish(to)).await?
 }
 
 #[cfg(test)]

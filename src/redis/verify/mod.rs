@@ -16,6 +16,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::verify::continuity::{ListedStretch, UPLOAD_GRACE, find_holes, find_missing_beginnings, find_missing_tails};
+use crate::base::blocking::run_blocking;
 use crate::redis::archive::layout::InstanceObject;
 use crate::redis::archive::{
     Archive, ArchiveIdentity, Gap, SnapshotManifest, SnapshotOrigin, SnapshotPart, StreamHole, StreamStretch,
@@ -276,15 +277,15 @@ impl InstanceVerifier<'_> {
 
     async fn walk_part(&mut self, key: &ObjectKey, walker: Option<RdbWalker>, bytes: Bytes) -> Option<RdbWalker> {
         let mut walker = walker?;
-        let walked = tokio::task::spawn_blocking(move || walker.push(&bytes).map(|()| walker)).await;
+        let walked = run_blocking(move || walker.push(&bytes).map(|()| walker)).await;
         match walked {
             Ok(Ok(walker)) => Some(walker),
             Ok(Err(error)) => {
                 self.record_damage(key, error);
                 None
             }
-            Err(_panic) => {
-                self.record_damage(key, "a worker thread gave up on it; this is a bug in walkeep");
+            Err(lost) => {
+                self.record_damage(key, lost);
                 None
             }
         }
@@ -293,14 +294,14 @@ impl InstanceVerifier<'_> {
     /// A stretch; `None` if it is not there or not right.
     async fn verify_stretch(&mut self, key: &ObjectKey) -> Result<Option<ListedStretch>, VerifyError> {
         let Some(opened) = self.open_object(SealedKind::Commands, key, key).await? else { return Ok(None) };
-        let checked = tokio::task::spawn_blocking(move || parse_stretch(&opened.metadata, &opened.plain)).await;
+        let checked = run_blocking(move || parse_stretch(&opened.metadata, &opened.plain)).await;
         match checked {
             Ok(Ok(piece)) => {
                 self.counts.stretches = self.counts.stretches.saturating_add(1);
                 return Ok(Some(piece));
             }
             Ok(Err(what)) => self.record_damage(key, what),
-            Err(_panic) => self.record_damage(key, "a worker thread gave up on it; this is a bug in walkeep"),
+            Err(lost) => self.record_damage(key, lost),
         }
         Ok(None)
     }
@@ -338,10 +339,10 @@ impl InstanceVerifier<'_> {
         self.progress.add_object(bytes.len() as u64);
         self.counts.bytes = self.counts.bytes.saturating_add(bytes.len() as u64);
         let (protection, name) = (Arc::clone(self.instance.vault().protection()), key.clone());
-        match tokio::task::spawn_blocking(move || open_checked(kind, &name, &bytes, &protection)).await {
+        match run_blocking(move || open_checked(kind, &name, &bytes, &protection)).await {
             Ok(Ok(opened)) => return Ok(Some(opened)),
             Ok(Err(what)) => self.record_damage(key, what),
-            Err(_panic) => self.record_damage(key, "a worker thread gave up on it; this is a bug in walkeep"),
+            Err(lost) => self.record_damage(key, lost),
         }
         Ok(None)
     }

@@ -17,6 +17,7 @@ use super::key::{self, KeyPrefix, ObjectKey};
 use super::listing::{ObjectInfo, PrefixListing, PutOutcome};
 use super::local_folder::{self, SyncedFolders};
 use super::options::{RepositoryLimits, RepositoryOptions};
+use crate::base::blocking::run_blocking;
 use crate::base::clock::{SharedClock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy, retry};
 
@@ -375,7 +376,7 @@ impl RetryingStore {
         call: &StoreCall<'_>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RepositoryError> {
-        tokio::task::spawn_blocking(work).await.map_err(|_panicked| call.unavailable_error(StoreFailure::GivenUp))
+        run_blocking(work).await.map_err(|_lost| call.unavailable_error(StoreFailure::GivenUp))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why files are not in their places.
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use std::path::PathBuf;
 
@@ -71,5 +72,11 @@ impl HasKind for PlacementError {
 impl From<vault::VaultError> for PlacementError {
     fn from(error: vault::VaultError) -> PlacementError {
         PlacementError::Archive(error.into())
+    }
+}
+
+impl From<WorkerLostError> for PlacementError {
+    fn from(_lost: WorkerLostError) -> PlacementError {
+        PlacementError::WorkerLost
     }
 }

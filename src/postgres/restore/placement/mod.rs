@@ -24,6 +24,7 @@ use super::delta;
 use super::destination::CheckedDestination;
 use super::destination_error::{DestinationError, RESTORE_MARKER, io_error};
 use super::left_out_files::is_left_out;
+use crate::base::blocking::run_blocking;
 use crate::base::durable::{self, Filesystem};
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
@@ -226,8 +227,8 @@ impl Placement {
                 let opened =
                     archive.vault().get_object(SealedKind::Pack, &key).await?.ok_or(PlacementError::PackMissing(id))?;
                 let pack = Pack::from_opened(id, opened)?;
-                let written = tokio::task::spawn_blocking(move || placement.write_pack(number, &pack));
-                written.await.map_err(|_gone| PlacementError::WorkerLost)?
+                let written = run_blocking(move || placement.write_pack(number, &pack));
+                written.await?
             })
         });
         stream::iter(work)

@@ -10,6 +10,7 @@ use futures_util::stream::{self, TryStreamExt};
 
 use super::error::PlacementError;
 use super::placement_state::{Placement, TargetFile};
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{CHUNK_BYTES, ChunkNamer, chunk_subtree_hash};
 use crate::postgres::archive::manifest::EntryContent;
@@ -34,8 +35,8 @@ impl Placement {
         let work = self.targets.keys().map(|&entry| {
             let (placement, namer) = (Arc::clone(self), Arc::clone(&namer));
             Ok(async move {
-                let compared = tokio::task::spawn_blocking(move || placement.compare_file(entry, &namer));
-                compared.await.map_err(|_gone| PlacementError::WorkerLost)?
+                let compared = run_blocking(move || placement.compare_file(entry, &namer));
+                compared.await?
             })
         });
         stream::iter(work)

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::units::format_megabytes_needed;
 use crate::postgres::archive::chunks::PackError;
@@ -221,4 +222,10 @@ pub(super) fn io_error<'a>(
     path: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> SelectiveRestoreError + 'a {
     move |source| SelectiveRestoreError::Io { what, path: path.to_owned(), source }
+}
+
+impl From<WorkerLostError> for SelectiveRestoreError {
+    fn from(lost: WorkerLostError) -> SelectiveRestoreError {
+        SelectiveRestoreError::Restore(lost.into())
+    }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use rand::TryRng;
 use rand::rngs::SysRng;
 
+use crate::base::blocking::run_blocking;
 use crate::base::disk::{self, FileOwner};
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
@@ -26,7 +27,6 @@ use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
 use super::super::backup_reading::{PROGRESS_INTERVAL, tablespace_map};
-use super::super::blocking::run_blocking;
 use super::super::destination::{CheckedDestination, Destination};
 use super::super::placement::Placement;
 use super::super::plan::ProvedRestore;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
+use crate::base::blocking::run_blocking;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
@@ -88,10 +89,8 @@ impl SurveyRange<'_> {
             match segment? {
                 Some((name, bytes)) => {
                     let keep = self.keep.as_ref().map(|folder| folder.join(name.to_string()));
-                    reader = Some(
-                        super::super::run_blocking(move || now.read_segment(&bytes, keep.as_deref()).map(|()| now))
-                            .await??,
-                    );
+                    reader =
+                        Some(run_blocking(move || now.read_segment(&bytes, keep.as_deref()).map(|()| now)).await??);
                 }
                 None => {
                     now.survey.unseen = now.survey.unseen.saturating_add(1);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
+use crate::base::blocking::run_blocking;
 use crate::redis::archive::instance::Archive;
 use crate::redis::archive::stream::spool::Spool;
 use crate::redis::archive::stream::{SpooledStretch, StreamStretch, StretchName};
@@ -89,7 +90,7 @@ impl Archive {
                 }
                 Ok(all)
             };
-            let read = tokio::task::spawn_blocking(read).await.map_err(|_panic| VaultError::WorkerLost)?;
+            let read = run_blocking(read).await?;
             for stretch in read.map_err(|error| VaultError::Spool(Arc::new(error)))? {
                 if stretch.last > stretch.first {
                     names.entry(stretch.replid).or_default().push(stretch.first);
@@ -112,8 +113,7 @@ impl Archive {
         let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) else {
             return Ok(None);
         };
-        let read =
-            tokio::task::spawn_blocking(move || spool.read(name)).await.map_err(|_panic| VaultError::WorkerLost)?;
+        let read = run_blocking(move || spool.read(name)).await?;
         read.map_err(|error| VaultError::Spool(Arc::new(error)))
     }
 

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::chain::{ChainLimit, StretchChain};
 use super::known_stretches::KnownStretches;
 use super::route::{RestoreRoute, UnreachableState, route_to_snapshot};
+use crate::base::blocking::run_blocking;
 use crate::redis::archive::instance::Archive;
 use crate::redis::archive::snapshot::SnapshotManifest;
 use crate::redis::archive::stream::StreamStretch;
@@ -111,11 +112,11 @@ impl Archive {
         let len = usize::try_from(offset.saturating_sub(stretch.first)).unwrap_or(usize::MAX).min(bytes.len());
         let mut parser =
             CommandParser::resume_at(stretch.first, stretch.db, stretch.in_transaction, CommandLimits::default());
-        let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = run_blocking(move || {
             parser.push(&bytes.slice(..len), &mut |_| {})?;
             Ok::<_, crate::redis::format::resp::RespError>(parser.cut())
         });
-        let parsed = parsed.await.map_err(|_panic| VaultError::WorkerLost)?;
+        let parsed = parsed.await?;
         parsed.map_err(|error| self.unreadable_error(&self.layout().streams_name(), error.to_string()))
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::redis::format::replication_id::ReplicationId;
@@ -116,5 +117,11 @@ impl SnapshotError {
     #[must_use]
     pub fn is_integrity(&self) -> bool {
         self.kind() == ErrorKind::Integrity
+    }
+}
+
+impl From<WorkerLostError> for SnapshotError {
+    fn from(_lost: WorkerLostError) -> SnapshotError {
+        SnapshotError::WorkerPanicked
     }
 }

@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::error::SnapshotError;
 use super::manifest::{SNAPSHOT_PART_BYTES, SnapshotManifest, SnapshotOrigin, SnapshotPart};
 use super::spill::PartSpill;
+use crate::base::blocking::run_blocking;
 use crate::base::clock::{SharedClock, timeout};
 use crate::redis::archive::instance::Archive;
 use crate::redis::format::flavour::ServerFlavour;
@@ -484,9 +485,7 @@ impl PartQueue {
         let sealed = match (place, self.spill) {
             (Some(place), _) => return Ok((sealed, place.map_err(|_closed| SnapshotError::WorkerPanicked)?)),
             (None, None) => Err(sealed),
-            (None, Some(aside)) => tokio::task::spawn_blocking(move || aside.spill(sealed))
-                .await
-                .map_err(|_panic| SnapshotError::WorkerPanicked)?,
+            (None, Some(aside)) => run_blocking(move || aside.spill(sealed)).await?,
         };
         let kept = sealed.is_err().then_some(sealing);
         let place = self.memory.acquire_owned().await.map_err(|_closed| SnapshotError::WorkerPanicked)?;
@@ -494,9 +493,7 @@ impl PartQueue {
         match sealed {
             Err(sealed) => Ok((sealed, place)),
             Ok(waiting) => {
-                let read = tokio::task::spawn_blocking(move || waiting.read())
-                    .await
-                    .map_err(|_panic| SnapshotError::WorkerPanicked)?;
+                let read = run_blocking(move || waiting.read()).await?;
                 let path = PathBuf::from("a part of the snapshot that waited in the state-dir");
                 Ok((read.map_err(|source| SnapshotError::ReadFile { path, source })?, place))
             }
@@ -518,7 +515,7 @@ async fn seal_part(
     })?;
     let vault = Arc::clone(instance.vault());
     let binding = ObjectBinding::new(SealedKind::RdbPart, key.as_str());
-    let sealed = tokio::task::spawn_blocking(move || {
+    let sealed = run_blocking(move || {
         let spec = SealSpec { level: vault.level(), threads: vault.threads(), ..SealSpec::new(&binding) };
         let sealed = seal::seal_object(&[&plain], &spec, vault.protection());
         plain.clear();
@@ -526,7 +523,7 @@ async fn seal_part(
         drop(emptied.send(plain));
         sealed
     });
-    Ok((key, sealed.await.map_err(|_panic| SnapshotError::WorkerPanicked)??))
+    Ok((key, sealed.await??))
 }
 
 async fn put_part(
