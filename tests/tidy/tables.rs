@@ -206,7 +206,7 @@ pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),
     ("whoever", "the process that …", 36),
-    ("nobody", "no process", 75),
+    ("nobody", "no process", 74),
     ("somebody", "another process, the user", 37),
     ("anew", "again, recreated", 43),
     ("mend", "fix", 13),

@@ -4,7 +4,6 @@
 //! here, or would begin with a gap, because the server keeps only so much of its stream (`repl-backlog-size`) and
 //! only of one history (`masterTryPartialResynchronization`, replication.c).
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +11,7 @@ use jiff::Timestamp;
 use crate::base::check_findings::CheckFindings;
 use crate::base::units::{format_bytes, format_count, format_duration};
 use crate::redis::archive::Archive;
-use crate::redis::wire::{ReplicationId, ServerInfo};
+use crate::redis::wire::{ReplicationBacklog, ReplicationId, ServerInfo};
 use crate::vault::VaultError;
 
 /// The subject of the findings about whether the commands of an instance are received.
@@ -23,23 +22,14 @@ const MAX_STREAM_DELAY: Duration = Duration::from_secs(300);
 /// What a server says of its stream.
 #[derive(Clone, Debug, Default)]
 struct ReplicationState {
-    replid: Option<ReplicationId>,
     offset: Option<u64>,
-    /// The history before, and the first offset that it does not have.
-    before: Option<(ReplicationId, u64)>,
-    /// The offsets of the next byte with which it lets a replica go on.
-    backlog: Option<RangeInclusive<u64>>,
-    backlog_size: u64,
+    backlog: ReplicationBacklog,
     /// Whether somebody follows it who announces no port, as walkeep does and replicas do not.
     followed: bool,
 }
 
 impl ReplicationState {
     fn from_info(info: &ServerInfo) -> ReplicationState {
-        let id = |name: &str| info.get(name).and_then(|id| id.parse().ok());
-        let first =
-            info.number("repl_backlog_first_byte_offset").filter(|_| info.number("repl_backlog_active") == Some(1));
-        let len = info.number("repl_backlog_histlen").unwrap_or(0);
         let replicas = info.number("connected_slaves").unwrap_or(0).min(1000);
         let online = |nth| {
             let line = info.get(&format!("slave{nth}")).unwrap_or_default();
@@ -47,23 +37,10 @@ impl ReplicationState {
             has("port=0") && has("state=online")
         };
         ReplicationState {
-            replid: id("master_replid"),
             offset: info.number("master_repl_offset"),
-            before: id("master_replid2").zip(info.number("second_repl_offset")),
-            backlog: first.map(|first| first..=first.saturating_add(len)),
-            backlog_size: info.number("repl_backlog_size").unwrap_or(0),
+            backlog: ReplicationBacklog::from_info(info),
             followed: (0..replicas).any(online),
         }
-    }
-
-    /// Whether what is here is a part of its history.
-    fn has_history(&self, replid: ReplicationId, offset: u64) -> bool {
-        let before = self.before.is_some_and(|(id, end)| id == replid && offset.saturating_add(1) <= end);
-        self.replid == Some(replid) || before
-    }
-
-    fn backlog_covers(&self, offset: u64) -> bool {
-        self.backlog.as_ref().is_some_and(|backlog| backlog.contains(&offset.saturating_add(1)))
     }
 }
 
@@ -144,7 +121,7 @@ pub fn judge_stream(facts: &StreamCheckFacts, findings: &mut CheckFindings) {
         );
     };
     let here = newest.replid.zip(newest.offset);
-    let same = here.filter(|(replid, offset)| server.has_history(*replid, *offset));
+    let same = here.filter(|(replid, offset)| server.backlog.has_history(*replid, *offset));
     let behind = same.and_then(|(_, offset)| Some(server.offset?.saturating_sub(offset)));
     if !facts.streamed && !followed {
         return match behind {
@@ -192,7 +169,7 @@ fn judge_same_history(
         bytes => format!("{} of the server's stream are not here yet", format_count(bytes, "byte")),
     };
     if server.followed && (behind == 0 || age <= MAX_STREAM_DELAY) {
-        let backlog = format_bytes(server.backlog_size);
+        let backlog = format_bytes(server.backlog.size());
         findings.add_good(
             STREAM_SUBJECT,
             format!("{what}, and somebody follows it; the newest moment is {} ago", format_duration(age)),
@@ -207,17 +184,17 @@ fn judge_same_history(
         );
         return findings.add_bad(STREAM_SUBJECT, text);
     }
-    if server.backlog_covers(offset) {
+    if server.backlog.covers(offset) {
         let text = format!(
             "{what}, and nobody follows it: start walkeep receive {name}; so far it can go on without a gap \
              (repl-backlog-size is {})",
-            format_bytes(server.backlog_size)
+            format_bytes(server.backlog.size())
         );
         return findings.add_bad(STREAM_SUBJECT, text);
     }
-    let begins = server.backlog.as_ref().map_or_else(
+    let begins = server.backlog.first_next_byte().map_or_else(
         || "the server keeps no backlog".to_owned(),
-        |backlog| format!("the server's backlog begins at offset {}", backlog.start()),
+        |first| format!("the server's backlog begins at offset {first}"),
     );
     findings.add_bad(
         STREAM_SUBJECT,

@@ -16,6 +16,8 @@ pub struct ReplicationBacklog {
     previous: Option<(ReplicationId, u64)>,
     /// The next bytes from which the server continues; `None` if it keeps no backlog.
     next_bytes: Option<RangeInclusive<u64>>,
+    /// `repl-backlog-size`, in bytes.
+    size: u64,
 }
 
 impl ReplicationBacklog {
@@ -30,7 +32,20 @@ impl ReplicationBacklog {
             replid: id("master_replid"),
             previous: id("master_replid2").zip(info.number("second_repl_offset")),
             next_bytes: first.map(|first| first..=first.saturating_add(len)),
+            size: info.number("repl_backlog_size").unwrap_or(0),
         }
+    }
+
+    /// How many bytes the server keeps at most (`repl-backlog-size`).
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The first next byte from which the server continues; `None` if it keeps no backlog.
+    #[must_use]
+    pub fn first_next_byte(&self) -> Option<u64> {
+        self.next_bytes.as_ref().map(|next| *next.start())
     }
 
     /// Whether everything up to this offset of that history is in the server's own history.
@@ -87,5 +102,17 @@ mod tests {
             assert_eq!(can_continue(&info(B, "121"), offset), failed_over, "{offset}");
         }
         assert!(!can_continue(&ServerInfo::parse(&format!("master_replid:{A}\nrepl_backlog_active:0")), 100));
+    }
+
+    #[test]
+    fn an_inactive_backlog_has_a_size_and_no_beginning() {
+        let backlog = |active: u8| {
+            ReplicationBacklog::from_info(&ServerInfo::parse(&format!(
+                "master_replid:{A}\nrepl_backlog_active:{active}\nrepl_backlog_size:16384\n\
+                 repl_backlog_first_byte_offset:101\nrepl_backlog_histlen:50\n"
+            )))
+        };
+        assert_eq!((backlog(1).size(), backlog(1).first_next_byte()), (16_384, Some(101)));
+        assert_eq!((backlog(0).size(), backlog(0).first_next_byte()), (16_384, None));
     }
 }
