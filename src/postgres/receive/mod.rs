@@ -55,6 +55,7 @@ mod error;
 mod settings;
 mod server_clock;
 mod piece_uploads;
+mod receiver_state;
 mod stream_session;
 
 use std::fmt;
@@ -74,11 +75,11 @@ use crate::postgres::archive::Archive;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::wire::{self, NextTimeline, ReplicationConnection, SlotName, StartedReplication};
 use intake::{IntakeStart, SpoolScope, TimelineIntake};
 use piece_uploads::PieceUploads;
+use receiver_state::ReceiverState;
 use resume::ResumeContext;
 use segment_uploads::SegmentUploads;
 use stream_session::{StreamEnd, StreamSession};
@@ -146,14 +147,6 @@ pub async fn receive(
     }
 }
 
-/// What lives longer than a connection.
-struct ReceiverState {
-    size: SegmentSize,
-    intake: TimelineIntake,
-    uploads: SegmentUploads,
-    copies: PieceUploads,
-}
-
 struct Receiver<'a> {
     archive: &'a Arc<Archive>,
     settings: &'a ReceiveSettings,
@@ -200,9 +193,7 @@ impl Receiver<'_> {
         while *self.shutdown.borrow() && state.uploads.outstanding() > 0 {
             let left = end.saturating_sub(clock.elapsed());
             let Some(done) = timeout(clock, left, state.uploads.next_uploaded()).await else { break };
-            let (name, ingested) = state.intake.finish_upload(done)?;
-            state.copies.mark_archived(name);
-            self.observer.event(ReceiveEvent::Archived { name, ingested });
+            state.finish_upload(done, self.observer)?;
         }
         let left = end.saturating_sub(clock.elapsed());
         let _patience_over = timeout(clock, left, state.copies.wait_until_idle()).await;
@@ -231,9 +222,7 @@ impl Receiver<'_> {
                 _ = self.shutdown.changed() => return Ok(()),
             };
             if let Some(state) = &mut self.state {
-                let (name, ingested) = state.intake.finish_upload(done)?;
-                state.copies.mark_archived(name);
-                self.observer.event(ReceiveEvent::Archived { name, ingested });
+                state.finish_upload(done, self.observer)?;
             }
         }
     }
@@ -323,9 +312,7 @@ impl Receiver<'_> {
                 done = state.uploads.next_uploaded() => done,
                 _ = self.shutdown.changed() => return Err(wire::ReplicationError::ConnectionClosed(None).into()),
             };
-            let (name, ingested) = state.intake.finish_upload(done)?;
-            state.copies.mark_archived(name);
-            self.observer.event(ReceiveEvent::Archived { name, ingested });
+            state.finish_upload(done, self.observer)?;
         }
         let safe = state.intake.safe_lsn();
         if let Some(partial) = state.intake.current_segment() {
@@ -370,12 +357,8 @@ impl Receiver<'_> {
             StartedReplication::TimelineEnded(connection, next) => return Ok(StreamOutcome::Next(connection, next)),
         };
         self.observer.event(ReceiveEvent::Streaming { server, timeline, from });
-        let mut session = StreamSession::new(
-            (self.settings, clock, self.observer),
-            (&mut state.intake, &mut state.uploads, &mut state.copies),
-            self.shutdown.clone(),
-            sender_timeout,
-        );
+        let mut session =
+            StreamSession::new(self.settings, clock, self.observer, state, self.shutdown.clone(), sender_timeout);
         let ended = session.run(&mut stream).await?;
         let finish = timeout(clock, SHUTDOWN_TIMEOUT, stream.finish()).await;
         match (ended, finish) {

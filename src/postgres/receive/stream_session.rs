@@ -7,9 +7,9 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::error::ReceiveError;
-use super::intake::{SpoolCommit, SpoolScope, TimelineIntake};
-use super::piece_uploads::PieceUploads;
-use super::segment_uploads::{SegmentUploads, UploadLoad, UploadedSegment};
+use super::intake::{SpoolCommit, SpoolScope};
+use super::receiver_state::ReceiverState;
+use super::segment_uploads::{UploadLoad, UploadedSegment};
 use super::server_clock::ClockProbe;
 use super::settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 use crate::base::clock::Clock;
@@ -41,15 +41,13 @@ pub(super) enum StreamEnd {
 
 /// One stream and what it feeds.
 pub(super) struct StreamSession<'a> {
-    pub(super) settings: &'a ReceiveSettings,
-    pub(super) clock: &'a dyn Clock,
-    pub(super) observer: &'a dyn ReceiveObserver,
-    pub(super) intake: &'a mut TimelineIntake,
-    pub(super) uploads: &'a mut SegmentUploads,
-    pub(super) copies: &'a mut PieceUploads,
-    pub(super) shutdown: watch::Receiver<bool>,
+    settings: &'a ReceiveSettings,
+    clock: &'a dyn Clock,
+    observer: &'a dyn ReceiveObserver,
+    state: &'a mut ReceiverState,
+    shutdown: watch::Receiver<bool>,
     /// The server cuts a standby off that is silent for longer; zero for never.
-    pub(super) sender_timeout: Duration,
+    sender_timeout: Duration,
     load: watch::Receiver<UploadLoad>,
     reported: Lsn,
     reported_at: Duration,
@@ -61,19 +59,19 @@ pub(super) struct StreamSession<'a> {
 
 impl<'a> StreamSession<'a> {
     pub(super) fn new(
-        (settings, clock, observer): (&'a ReceiveSettings, &'a dyn Clock, &'a dyn ReceiveObserver),
-        (intake, uploads, copies): (&'a mut TimelineIntake, &'a mut SegmentUploads, &'a mut PieceUploads),
+        settings: &'a ReceiveSettings,
+        clock: &'a dyn Clock,
+        observer: &'a dyn ReceiveObserver,
+        state: &'a mut ReceiverState,
         shutdown: watch::Receiver<bool>,
         sender_timeout: Duration,
     ) -> StreamSession<'a> {
-        let (now, load) = (clock.elapsed(), uploads.subscribe_load());
+        let (now, load) = (clock.elapsed(), state.uploads.subscribe_load());
         StreamSession {
             settings,
             clock,
             observer,
-            intake,
-            uploads,
-            copies,
+            state,
             shutdown,
             sender_timeout,
             load,
@@ -89,17 +87,19 @@ impl<'a> StreamSession<'a> {
     pub(super) async fn run(&mut self, stream: &mut PhysicalStream) -> Result<StreamEnd, ReceiveError> {
         loop {
             let drained = self.drain_socket(stream)?;
-            while let Some(done) = self.uploads.try_next_uploaded() {
-                self.handle_upload(done)?;
+            while let Some(done) = self.state.uploads.try_next_uploaded() {
+                self.state.finish_upload(done, self.observer)?;
             }
             self.copy_if_due();
             let end_received = self.end_received();
             if *self.shutdown.borrow() {
-                self.intake.commit_now(SpoolScope::All, self.uploads).await?;
+                self.state.intake.commit_now(SpoolScope::All, &mut self.state.uploads).await?;
             } else if self.ended || end_received {
-                self.intake.commit_now(SpoolScope::Tail, self.uploads).await?;
-            } else if (drained || !self.has_room()) && self.intake.wants_commit(SpoolScope::Needed, self.uploads) {
-                self.intake.start_commit(SpoolScope::Needed, self.uploads);
+                self.state.intake.commit_now(SpoolScope::Tail, &mut self.state.uploads).await?;
+            } else if (drained || !self.has_room())
+                && self.state.intake.wants_commit(SpoolScope::Needed, &self.state.uploads)
+            {
+                self.state.intake.start_commit(SpoolScope::Needed, &self.state.uploads);
             }
             self.send_report(stream).await?;
             if self.ended {
@@ -108,7 +108,7 @@ impl<'a> StreamSession<'a> {
             if *self.shutdown.borrow() {
                 return Ok(StreamEnd::Shutdown);
             }
-            if end_received && self.uploads.outstanding() == 0 && self.end_safe() {
+            if end_received && self.state.uploads.outstanding() == 0 && self.end_safe() {
                 return Ok(StreamEnd::Reached);
             }
             if drained || !self.has_room() {
@@ -118,7 +118,9 @@ impl<'a> StreamSession<'a> {
     }
 
     fn has_room(&self) -> bool {
-        !self.ended && !self.has_received_all() && self.intake.has_room(self.uploads, self.settings.spool_limit)
+        !self.ended
+            && !self.has_received_all()
+            && self.state.intake.has_room(&self.state.uploads, self.settings.spool_limit)
     }
 
     /// All that was asked for has come, as far as it makes sense to read on: with acknowledgement by the repository up
@@ -128,11 +130,11 @@ impl<'a> StreamSession<'a> {
     }
 
     fn end_received(&self) -> bool {
-        self.settings.end.is_some_and(|end| self.intake.position() >= end)
+        self.settings.end.is_some_and(|end| self.state.intake.position() >= end)
     }
 
     fn end_safe(&self) -> bool {
-        self.settings.end.is_none_or(|end| self.intake.safe_lsn() >= end)
+        self.settings.end.is_none_or(|end| self.state.intake.safe_lsn() >= end)
     }
 
     /// Takes what has been read or can be read without waiting. Whether the socket is drained.
@@ -156,17 +158,17 @@ impl<'a> StreamSession<'a> {
     fn handle_event(&mut self, event: WalStreamEvent) -> Result<(), ReceiveError> {
         self.heard_at = self.clock.elapsed();
         match event {
-            WalStreamEvent::Wal(wal) => self.intake.push_wal(&wal, self.uploads)?,
+            WalStreamEvent::Wal(wal) => self.state.intake.push_wal(&wal, &mut self.state.uploads)?,
             WalStreamEvent::Keepalive(keepalive) => {
-                self.intake.set_server_end(keepalive.server_end);
+                self.state.intake.set_server_end(keepalive.server_end);
                 self.reply_wanted |= keepalive.reply_requested;
                 // The trip is taken after the time, so that it is not too short for it.
                 let came = self.clock.now();
                 if !keepalive.reply_requested
                     && let Some(trip) = self.question.mark_answered(self.clock.elapsed())
                 {
-                    self.uploads.clocks.add_answer(keepalive.sent_at, came, trip);
-                    self.observer.event(ReceiveEvent::Clock { note: self.uploads.clocks.current_note() });
+                    self.state.uploads.clocks.add_answer(keepalive.sent_at, came, trip);
+                    self.observer.event(ReceiveEvent::Clock { note: self.state.uploads.clocks.current_note() });
                 }
             }
             WalStreamEvent::EndOfTimeline => self.ended = true,
@@ -174,27 +176,25 @@ impl<'a> StreamSession<'a> {
         Ok(())
     }
 
-    fn handle_upload(&mut self, done: UploadedSegment) -> Result<(), ReceiveError> {
-        let (name, ingested) = self.intake.finish_upload(done)?;
-        self.copies.mark_archived(name);
-        self.observer.event(ReceiveEvent::Archived { name, ingested });
-        Ok(())
-    }
-
     /// Copies what has come of the segment under way, if it is time.
     fn copy_if_due(&mut self) {
-        if let Some(piece) = self.copies.try_next_finished() {
-            self.intake.mark_copied(piece);
+        if let Some(piece) = self.state.copies.try_next_finished() {
+            self.state.intake.mark_copied(piece);
         }
-        self.copies.copy_if_due(self.intake.segment_worth_copying(), self.clock.elapsed(), &self.uploads.clocks);
+        self.state.copies.copy_if_due(
+            self.state.intake.segment_worth_copying(),
+            self.clock.elapsed(),
+            &self.state.uploads.clocks,
+        );
     }
 
     /// How long until there is something to do that nobody calls for.
     fn time_until_due(&self) -> Duration {
         let copy = self
+            .state
             .intake
             .segment_worth_copying()
-            .and_then(|_| self.copies.until_due(self.intake.position(), self.clock.elapsed()));
+            .and_then(|_| self.state.copies.until_due(self.state.intake.position(), self.clock.elapsed()));
         let question = self.question.until_due(self.clock.elapsed());
         self.time_until_report().min(copy.unwrap_or(Duration::MAX)).min(question.unwrap_or(Duration::MAX))
     }
@@ -212,7 +212,7 @@ impl<'a> StreamSession<'a> {
     /// its clock.
     async fn send_report(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
         // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
-        let safe = self.intake.safe_lsn();
+        let safe = self.state.intake.safe_lsn();
         let ask = self.question.is_due(self.clock.elapsed());
         if safe != self.reported || self.reply_wanted || ask || self.time_until_report().is_zero() {
             let status = StandbyStatus { written: safe, flushed: safe, reply_wanted: ask };
@@ -242,7 +242,8 @@ impl<'a> StreamSession<'a> {
             );
         }
         let pause = self.time_until_due();
-        let StreamSession { intake, uploads, copies, clock, shutdown, load, .. } = self;
+        let StreamSession { state, clock, shutdown, load, .. } = self;
+        let ReceiverState { intake, uploads, copies, .. } = &mut **state;
         let next = tokio::select! {
             event = stream.next(), if may_take => SessionEvent::Event(event),
             committed = intake.commit_ended() => SessionEvent::Committed(committed),
@@ -254,10 +255,10 @@ impl<'a> StreamSession<'a> {
         };
         match next {
             SessionEvent::Event(event) => self.handle_event(event?),
-            SessionEvent::Committed(committed) => self.intake.apply_commit(committed?, self.uploads),
-            SessionEvent::Uploaded(uploaded) => self.handle_upload(uploaded),
+            SessionEvent::Committed(committed) => self.state.intake.apply_commit(committed?, &mut self.state.uploads),
+            SessionEvent::Uploaded(uploaded) => self.state.finish_upload(uploaded, self.observer),
             SessionEvent::Copied(piece) => {
-                piece.into_iter().for_each(|piece| self.intake.mark_copied(piece));
+                piece.into_iter().for_each(|piece| self.state.intake.mark_copied(piece));
                 Ok(())
             }
             SessionEvent::Nothing => Ok(()),
