@@ -407,7 +407,7 @@ mod tests {
     };
     use crate::base::clock::{ClockMeasurement, ClockOffset, Machine};
     use crate::postgres::archive::clock_notes::encode_clock_note;
-    use crate::postgres::archive::ingest::prepare_segment_with_note;
+    use crate::postgres::archive::ingest::{NotedSegment, prepare_segment_with_note};
     use crate::postgres::archive::tests::{create, segment};
     use crate::redis::archive::SnapshotOrigin;
     use crate::vault::seal::CompressionLevel;
@@ -473,8 +473,8 @@ mod tests {
         for number in [5, 6] {
             let (name, bytes) = segment(7, number, b"a", 9);
             let note = encode_clock_note(&[span(i64::try_from(number).unwrap(), None)]);
-            let prepared =
-                prepare_segment_with_note(&archive, (name, &note), &bytes, CompressionLevel::Fixed(1), 1).unwrap();
+            let noted = NotedSegment { name, bytes: &bytes, note: &note };
+            let prepared = prepare_segment_with_note(&archive, noted, CompressionLevel::Fixed(1), 1).unwrap();
             archive.commit_segment(prepared).await.unwrap();
             names.push(name);
         }

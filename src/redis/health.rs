@@ -211,7 +211,7 @@ fn judge_instance(facts: &HealthFacts) -> HealthReport {
         _ => newest.map(|newest| whole_seconds(facts.now.duration_since(newest.time))),
     };
     let mut findings = Findings::default();
-    judge_protection(facts, (unprotected_bytes, unprotected_seconds), &mut findings);
+    judge_protection(facts, Unprotected { bytes: unprotected_bytes, seconds: unprotected_seconds }, &mut findings);
     if let Some(hole) = &facts.hole {
         let advice = "it cannot be had again; take a snapshot with walkeep backup redis";
         findings.add(FindingLevel::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
@@ -259,9 +259,17 @@ fn unprotected_bytes(newest: NewestMoment, server: &InstanceServerStatus) -> Opt
     server.offset.zip(newest.offset).filter(|_| same).map(|(server, here)| server.saturating_sub(here))
 }
 
-fn judge_protection(facts: &HealthFacts, (bytes, age): (Option<u64>, Option<u64>), findings: &mut Findings) {
+/// What is on the server alone, as far as it is known.
+#[derive(Clone, Copy)]
+struct Unprotected {
+    bytes: Option<u64>,
+    seconds: Option<u64>,
+}
+
+fn judge_protection(facts: &HealthFacts, unprotected: Unprotected, findings: &mut Findings) {
+    let bytes = unprotected.bytes;
     let mut say = |level, text: String| findings.add(level, "protection", text);
-    let age = match (&facts.newest, age) {
+    let age = match (&facts.newest, unprotected.seconds) {
         (Err(why), _) => return say(FindingLevel::Bad, format!("nothing can be restored: {why}")),
         (Ok(_), age) => age.unwrap_or(0),
     };

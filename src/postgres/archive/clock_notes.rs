@@ -66,7 +66,7 @@ mod tests {
 
     use super::{encode_clock_note, join_pieces, parse_clock_note};
     use crate::base::clock::{ClockMeasurement, ClockOffset, Machine};
-    use crate::postgres::archive::ingest::prepare_segment_with_note;
+    use crate::postgres::archive::ingest::{NotedSegment, prepare_segment_with_note};
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
     use crate::vault::seal::CompressionLevel;
@@ -119,14 +119,8 @@ mod tests {
             assert_eq!(archive.clock_measurements(name).await.unwrap(), spans);
         }
         let spans = vec![span(1, 50, 4)];
-        let prepared = prepare_segment_with_note(
-            &archive,
-            (name, &encode_clock_note(&spans)),
-            &bytes,
-            CompressionLevel::Fixed(1),
-            1,
-        )
-        .unwrap();
+        let noted = NotedSegment { name, bytes: &bytes, note: &encode_clock_note(&spans) };
+        let prepared = prepare_segment_with_note(&archive, noted, CompressionLevel::Fixed(1), 1).unwrap();
         archive.commit_segment(prepared).await.unwrap();
         assert_eq!(archive.clock_measurements(name).await.unwrap(), spans);
         assert!(archive.digest(name).await.unwrap().is_some(), "the digest is read as ever");

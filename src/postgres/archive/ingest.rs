@@ -223,7 +223,18 @@ pub fn prepare_segment(
     level: CompressionLevel,
     threads: usize,
 ) -> Result<PreparedSegment, IngestError> {
-    prepare_segment_with_note(archive, (name, &[]), bytes, level, threads)
+    prepare_segment_with_note(archive, NotedSegment { name, bytes, note: &[] }, level, threads)
+}
+
+/// A segment, and a note of how it was received.
+#[derive(Clone, Copy, Debug)]
+pub struct NotedSegment<'b> {
+    /// Its name.
+    pub name: SegmentName,
+    /// All its bytes.
+    pub bytes: &'b [u8],
+    /// The note ([`super::clock_notes`]); empty for none.
+    pub note: &'b [u8],
 }
 
 /// The same, with a note of how the segment came ([`super::clock_notes`]).
@@ -232,8 +243,7 @@ pub fn prepare_segment(
 /// As [`prepare_segment`].
 pub fn prepare_segment_with_note(
     archive: &Archive,
-    (name, note): (SegmentName, &[u8]),
-    bytes: &[u8],
+    NotedSegment { name, bytes, note }: NotedSegment<'_>,
     level: CompressionLevel,
     threads: usize,
 ) -> Result<PreparedSegment, IngestError> {
@@ -300,7 +310,9 @@ impl Archive {
         self.check_header(&name.to_string(), &bytes).await?;
         let (archive, level, threads, note) =
             (Arc::clone(self), self.vault.level(), self.vault.threads(), note.to_vec());
-        let prepare = move || prepare_segment_with_note(&archive, (name, &note), &bytes, level, threads);
+        let prepare = move || {
+            prepare_segment_with_note(&archive, NotedSegment { name, bytes: &bytes, note: &note }, level, threads)
+        };
         let prepared = run_blocking(prepare).await??;
         self.commit_segment(prepared).await
     }

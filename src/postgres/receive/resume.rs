@@ -84,19 +84,20 @@ pub(super) async fn find_start(
             .map_err(|_panic| ReceiveError::WorkerLost)??
     };
     let (timeline, first) = first_missing(archive, known, &listed).await?;
+    let missing = FirstMissing { timeline, segment: first };
     let mut next = first;
     while let Some(name) = SegmentName::new(timeline, next, known.size).filter(|name| listed.contains(name)) {
         let (of_task, size) = (spool.clone(), known.size);
         let opened = tokio::task::spawn_blocking(move || of_task.open_for_append(name, size)).await;
         let (tail, bytes) = opened.map_err(|_panic| ReceiveError::WorkerLost)??;
         if bytes.len() < known.size.len() {
-            settle_leftovers(archive, spool, known, &listed, (timeline, first), Some(name)).await?;
+            settle_leftovers(archive, spool, known, &listed, missing, Some(name)).await?;
             return Ok(IntakeStart { timeline, segment: next, spooled: Some((tail, bytes)) });
         }
         uploads.push_spooled(name);
         next = next.next();
     }
-    settle_leftovers(archive, spool, known, &listed, (timeline, first), None).await?;
+    settle_leftovers(archive, spool, known, &listed, missing, None).await?;
     // Whole segments that are only spooled yet are durable here; the stream goes on after them.
     Ok(IntakeStart { timeline, segment: next, spooled: None })
 }
@@ -194,6 +195,13 @@ async fn first_segment_to_fill(
     Ok(missing.min(after))
 }
 
+/// The first segment that no repository has, on the timeline that is received.
+#[derive(Clone, Copy)]
+struct FirstMissing {
+    timeline: TimelineId,
+    segment: SegmentNo,
+}
+
 /// What is spooled and is not going to be continued: archived segments are removed from the spool, anything else is
 /// archived first.
 async fn settle_leftovers(
@@ -201,12 +209,12 @@ async fn settle_leftovers(
     spool: &Spool,
     known: &ResumeContext,
     listed: &[SegmentName],
-    (timeline, first): (TimelineId, SegmentNo),
+    missing: FirstMissing,
     kept: Option<SegmentName>,
 ) -> Result<(), ReceiveError> {
     for name in listed.iter().copied().filter(|name| Some(*name) != kept) {
         let number = name.number(known.size);
-        if name.timeline() == timeline && number.is_some_and(|number| number >= first) {
+        if name.timeline() == missing.timeline && number.is_some_and(|number| number >= missing.segment) {
             let contiguous = kept.and_then(|kept| kept.number(known.size)).is_none_or(|end| number < Some(end));
             if contiguous {
                 continue;

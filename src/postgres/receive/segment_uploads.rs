@@ -19,7 +19,9 @@ use crate::base::pipeline::WorkerStage;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::archive;
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::ingest::{IngestError, Ingested, PreparedSegment, prepare_segment_with_note};
+use crate::postgres::archive::ingest::{
+    IngestError, Ingested, NotedSegment, PreparedSegment, prepare_segment_with_note,
+};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
 use crate::vault::repository;
@@ -117,7 +119,8 @@ impl SegmentUploads {
         let for_work = Arc::clone(archive);
         // Each job digests on a thread of its own while it seals on this one.
         let work = WorkerStage::start("seal", threads.min(limit), limit, move |job: SealJob| {
-            (prepare_segment_with_note(&for_work, (job.name, &job.note), &job.bytes, job.level, 1), job.bytes)
+            let segment = NotedSegment { name: job.name, bytes: &job.bytes, note: &job.note };
+            (prepare_segment_with_note(&for_work, segment, job.level, 1), job.bytes)
         })?;
         let adaptive = matches!(archive.vault().level(), CompressionLevel::Auto).then(AdaptiveLevel::new);
         Ok(SegmentUploads {

@@ -36,6 +36,15 @@ struct WantedChunk {
     file_len: u64,
 }
 
+/// A pack to read, and what to check in it.
+struct PackRequest {
+    id: PackId,
+    /// The chunks to check. If there are none, all are checked.
+    wanted: Vec<WantedChunk>,
+    /// Without it no chunk's name can be checked.
+    namer: Option<Arc<ChunkNamer>>,
+}
+
 /// What a pack gave: the chunks that are right, and what is wrong.
 type PackContents = (Vec<(ChunkName, ChunkSubtreeHash)>, Vec<String>);
 
@@ -54,7 +63,7 @@ impl RepositoryVerifier<'_> {
         }
         let unneeded = packs.into_iter().filter_map(|object| {
             let id = PackId::parse(object.key.file_name())?;
-            (!seen.packs.contains(&id)).then_some((id, Vec::new(), None))
+            (!seen.packs.contains(&id)).then_some(PackRequest { id, wanted: Vec::new(), namer: None })
         });
         let mut running = stream::iter(unneeded).map(|work| self.read_pack(work)).buffer_unordered(PACKS_IN_FLIGHT);
         while let Some(read) = running.next().await {
@@ -106,7 +115,7 @@ impl RepositoryVerifier<'_> {
         let before = seen.damaged.len();
         let work: Vec<_> = wanted_chunks(manifest, seen)
             .into_iter()
-            .map(|(pack, wanted)| (pack, wanted, Some(Arc::clone(&namer))))
+            .map(|(id, wanted)| PackRequest { id, wanted, namer: Some(Arc::clone(&namer)) })
             .collect();
         let mut running = stream::iter(work).map(|work| self.read_pack(work)).buffer_unordered(PACKS_IN_FLIGHT);
         while let Some(read) = running.next().await {
@@ -148,7 +157,7 @@ impl RepositoryVerifier<'_> {
     /// gave if it does not open.
     async fn read_pack(
         &self,
-        (id, wanted, namer): (PackId, Vec<WantedChunk>, Option<Arc<ChunkNamer>>),
+        PackRequest { id, wanted, namer }: PackRequest,
     ) -> Result<(PackId, Option<PackContents>), ClusterVerifyError> {
         let Ok(key) = self.archive.layout().pack(&id.to_string()) else { return Ok((id, None)) };
         let _room = self.reserve_memory(chunks::PACK_BYTES as u64, chunks::PACK_BYTES as u64).await;

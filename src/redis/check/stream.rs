@@ -143,7 +143,9 @@ pub fn judge_stream(facts: &StreamCheckFacts, findings: &mut CheckFindings) {
     }
     let again = format!("take a snapshot with walkeep backup redis {name}, and start walkeep receive {name}");
     match (same, behind) {
-        (Some((_, offset)), Some(behind)) => judge_same_history(server, (offset, behind), (age, name), findings),
+        (Some((_, offset)), Some(behind)) => {
+            judge_same_history(server, ArchivedOffset { offset, behind, age }, name, findings);
+        }
         _ if followed => findings.add_bad(
             STREAM_SUBJECT,
             "the server is in another history than what is here, after a failover or a restart: if it is walkeep \
@@ -157,11 +159,21 @@ pub fn judge_stream(facts: &StreamCheckFacts, findings: &mut CheckFindings) {
     }
 }
 
+/// Up to where the archive has the server's history.
+#[derive(Clone, Copy)]
+struct ArchivedOffset {
+    offset: u64,
+    /// Bytes that the server has written since.
+    behind: u64,
+    /// The age of the newest moment in the archive.
+    age: Duration,
+}
+
 /// In the server's own history.
 fn judge_same_history(
     server: &ReplicationState,
-    (offset, behind): (u64, u64),
-    (age, name): (Duration, &str),
+    ArchivedOffset { offset, behind, age }: ArchivedOffset,
+    name: &str,
     findings: &mut CheckFindings,
 ) {
     let what = match behind {

@@ -154,8 +154,9 @@ fn open_trailer(
     let context = footer.header.authenticated_context(binding);
     let associated = footer.associated(&context, table);
     let mut plain = vec![0; footer.trailer_plain as usize];
-    let part = (SealedPart::Trailer, ObjectPart::Trailer);
-    open_part(&cipher, part, &associated, (footer.trailer, sealed), &mut plain)?;
+    let part =
+        StoredPart { sealed: SealedPart::Trailer, part: ObjectPart::Trailer, stored: footer.trailer, bytes: sealed };
+    open_part(&cipher, part, &associated, &mut plain)?;
     let frames = footer.frames(table, object_len)?;
     let content = array(&plain, 0).ok_or(damaged)?;
     let metadata = plain.split_off(32);
@@ -163,12 +164,21 @@ fn open_trailer(
     Ok(Trailer { binding: binding.clone(), header, frames, plain_len, content, metadata, cipher, context })
 }
 
+/// One part of an object, as it is stored.
+struct StoredPart<'b> {
+    /// Its place in the order of nonces.
+    sealed: SealedPart,
+    /// Its name in an error.
+    part: ObjectPart,
+    stored: StoredLen,
+    bytes: &'b [u8],
+}
+
 /// Decrypts and decompresses one part into `plain`, which has exactly its length.
 fn open_part(
     cipher: &ObjectCipher,
-    (sealed, part): (SealedPart, ObjectPart),
+    StoredPart { sealed, part, stored, bytes }: StoredPart<'_>,
     associated: &[u8],
-    (stored, bytes): (StoredLen, &[u8]),
     plain: &mut [u8],
 ) -> Result<(), OpenFault> {
     let decrypt =
@@ -301,13 +311,13 @@ impl Trailer {
             return Err(OpenFault::Damaged(ObjectPart::Frame(number)));
         }
         let associated = frame.associated(&self.context, number);
-        open_part(
-            &self.cipher,
-            (SealedPart::Frame(number), ObjectPart::Frame(number)),
-            &associated,
-            (frame.stored, bytes),
-            plain,
-        )
+        let part = StoredPart {
+            sealed: SealedPart::Frame(number),
+            part: ObjectPart::Frame(number),
+            stored: frame.stored,
+            bytes,
+        };
+        open_part(&self.cipher, part, &associated, plain)
     }
 }
 
