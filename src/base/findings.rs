@@ -1,15 +1,17 @@
-//! How protected we are now: what `walkeep health` says of a cluster ([`cluster`]) and of a Redis instance
-//! ([`instance`]).
+//! What `walkeep check` and `walkeep health` find. The flows of both wings add to it, and the command line shows it.
 //!
-//! `look` gathers what the archive, the server and the disks say, `judge` makes findings of it, which is pure. One bad
-//! finding, and it is not healthy. What cannot be told is bad too: nobody should learn in the middle of a restore that
-//! nobody had looked.
+//! `health` gathers what the archive, the server and the disks report and then makes findings of it, which is pure. One
+//! bad finding makes a store unhealthy. What cannot be determined is bad too: it must not appear first in the middle of
+//! a restore. `check` makes a finding of each thing that it tries, and keeps the error of what failed.
 
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::clock::{ClockOffset, OFFSET_WARNING};
 use super::disk::{self, FileSystemSpace};
 use super::schedule::last_due;
 use super::units::{format_age, format_bytes_roughly, whole_seconds};
@@ -38,13 +40,31 @@ pub enum FindingLevel {
 
 /// Something that was looked at.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Finding {
+pub struct Finding<M = String> {
     /// How bad it is.
     pub level: FindingLevel,
     /// What was looked at.
     pub subject: &'static str,
     /// What was seen, and what to do.
-    pub text: String,
+    pub text: M,
+}
+
+/// What a check saw, in words or as the error that prevented the check.
+#[derive(Debug)]
+pub enum CheckMessage {
+    /// What was seen, and what to do.
+    Text(String),
+    /// Why the check failed.
+    Error(Box<dyn Error + Send + Sync>),
+}
+
+impl fmt::Display for CheckMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CheckMessage::Text(text) => f.write_str(text),
+            CheckMessage::Error(error) => write!(f, "{error}"),
+        }
+    }
 }
 
 /// Room on a disk.
@@ -60,13 +80,72 @@ pub struct DiskSpace {
     pub total: u64,
 }
 
-/// Findings as they are made.
-#[derive(Default)]
-pub(crate) struct Findings(Vec<Finding>);
+/// Findings in the order in which they were made.
+#[derive(Debug)]
+pub struct Findings<M = String>(Vec<Finding<M>>);
+
+/// What a check of a store found.
+pub type CheckFindings = Findings<CheckMessage>;
+
+impl<M> Default for Findings<M> {
+    fn default() -> Self {
+        Findings(Vec::new())
+    }
+}
+
+impl CheckFindings {
+    /// Adds what is as it should be.
+    pub fn add_good(&mut self, subject: &'static str, text: impl Into<String>) {
+        self.push(FindingLevel::Good, subject, CheckMessage::Text(text.into()));
+    }
+
+    /// Adds what the user should look at.
+    pub fn add_warning(&mut self, subject: &'static str, text: impl Into<String>) {
+        self.push(FindingLevel::Warning, subject, CheckMessage::Text(text.into()));
+    }
+
+    /// Adds what makes archiving fail.
+    pub fn add_bad(&mut self, subject: &'static str, text: impl Into<String>) {
+        self.push(FindingLevel::Bad, subject, CheckMessage::Text(text.into()));
+    }
+
+    /// Adds a check that failed with an error.
+    pub fn add_error(&mut self, subject: &'static str, error: impl Error + Send + Sync + 'static) {
+        self.push(FindingLevel::Bad, subject, CheckMessage::Error(Box::new(error)));
+    }
+
+    /// Adds how far a server's clock is from this machine's. `what` names what depends on that clock.
+    pub(crate) fn add_clock_offset(&mut self, offset: ClockOffset, what: &str) {
+        if offset.certain_skew() > OFFSET_WARNING {
+            self.add_warning("clock", format!("{offset} this machine's, and {what}; see to NTP on both machines"));
+        } else {
+            self.add_good("clock", format!("{offset} this machine's"));
+        }
+    }
+
+    /// All findings.
+    #[must_use]
+    pub fn into_findings(self) -> Vec<Finding<CheckMessage>> {
+        self.0
+    }
+}
+
+#[cfg(test)]
+impl fmt::Display for CheckFindings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|finding| writeln!(f, "{:?} {} {}", finding.level, finding.subject, finding.text))
+    }
+}
+
+impl<M> Findings<M> {
+    fn push(&mut self, level: FindingLevel, subject: &'static str, text: M) {
+        self.0.push(Finding { level, subject, text });
+    }
+}
 
 impl Findings {
     pub(crate) fn add(&mut self, level: FindingLevel, subject: &'static str, text: impl Into<String>) {
-        self.0.push(Finding { level, subject, text: text.into() });
+        self.push(level, subject, text.into());
     }
 
     /// How old the newest backup is, which took from `started_at` to `finished_at`, and whether another one was due

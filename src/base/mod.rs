@@ -12,6 +12,5 @@ pub mod scoped_threads;
 pub mod schedule;
 pub mod pem;
 pub mod findings;
-pub mod check_findings;
 pub(crate) mod units;
 pub mod restore_estimate;

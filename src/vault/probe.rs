@@ -9,7 +9,7 @@ use super::Vault;
 use super::repository::key::{ObjectKey, ObjectKeyError};
 use super::repository::{PutOutcome, Repository, RepositoryError};
 use super::seal::ObjectEncryption;
-use crate::base::check_findings::CheckFindings;
+use crate::base::findings::CheckFindings;
 use crate::base::units::format_duration;
 
 /// Half-written files of a writer that crashed are removed once they are this old. No writer takes so long.

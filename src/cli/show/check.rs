@@ -1,7 +1,6 @@
 //! What `walkeep check` shows.
 
-use crate::base::check_findings::{CheckDetail, CheckFinding, CheckFindings};
-use crate::base::findings::FindingLevel;
+use crate::base::findings::{CheckFindings, CheckMessage, Finding, FindingLevel};
 use crate::cli::exit::{self, CliExitCode};
 use crate::cli::show::output::{TerminalOutput, TextTone, terminal_width, wrap_text};
 use crate::redis::check::stream::STREAM_SUBJECT;
@@ -34,14 +33,14 @@ struct ShownFinding {
 struct FindingError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl ShownFinding {
-    fn new(finding: CheckFinding) -> ShownFinding {
+    fn new(finding: Finding<CheckMessage>) -> ShownFinding {
         let (what, verdict) = (finding.subject, finding.level);
-        match finding.detail {
-            CheckDetail::Text(text) => {
+        match finding.text {
+            CheckMessage::Text(text) => {
                 let code = if verdict == FindingLevel::Bad { CliExitCode::Failed } else { CliExitCode::Done };
                 ShownFinding { what, verdict, text, code }
             }
-            CheckDetail::Error(error) => {
+            CheckMessage::Error(error) => {
                 let error = anyhow::Error::from(FindingError(error));
                 ShownFinding { what, verdict, text: exit::error_line(&error), code: exit::exit_code(&error) }
             }

@@ -5,7 +5,7 @@
 
 use clap::Args;
 
-use crate::base::check_findings::CheckFindings;
+use crate::base::findings::CheckFindings;
 use crate::cli::args::help;
 use crate::cli::context::CliContext;
 use crate::cli::exit::{self, CliError, CliExitCode};

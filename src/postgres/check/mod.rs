@@ -13,8 +13,8 @@ use super::archive::{Archive, ArchiveError};
 use super::format::segment::SegmentName;
 use super::sql::{SqlError, SqlSession};
 use super::wire::Conninfo;
-use crate::base::check_findings::CheckFindings;
 use crate::base::clock::{Clock, ClockOffset};
+use crate::base::findings::CheckFindings;
 use crate::base::units::{format_bytes, format_duration};
 
 /// The segment must be archived within this time: long enough for a slow store, short enough to wait for at a terminal.
@@ -239,8 +239,8 @@ async fn switch_and_await_segment(
 #[cfg(test)]
 mod tests {
     use super::check_postgres_clock_offset;
-    use crate::base::check_findings::CheckFindings;
     use crate::base::clock::ClockOffset;
+    use crate::base::findings::CheckFindings;
 
     #[test]
     fn the_clock_of_a_standby_is_called_that() {

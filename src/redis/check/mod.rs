@@ -3,7 +3,7 @@
 pub mod stream;
 
 use super::wire::{RedisError, RedisSource, ReplicaPermission, ServerInfo};
-use crate::base::check_findings::CheckFindings;
+use crate::base::findings::CheckFindings;
 
 /// Asks the server as for a snapshot, up to the point where it would begin one.
 ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::base::check_findings::CheckFindings;
+use crate::base::findings::CheckFindings;
 use crate::base::units::{format_bytes, format_count, format_duration};
 use crate::redis::archive::Archive;
 use crate::redis::wire::{ReplicationBacklog, ReplicationId, ServerInfo};
@@ -222,7 +222,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::{NewestArchived, ReplicationState, StreamCheckFacts, judge_stream};
-    use crate::base::check_findings::CheckFindings;
+    use crate::base::findings::CheckFindings;
     use crate::redis::wire::ServerInfo;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
