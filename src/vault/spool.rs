@@ -207,6 +207,8 @@ impl SpoolFolder {
         let binding = self.binding(place);
         let spec = SealSpec { level: CompressionLevel::Fixed(-5), metadata, ..SealSpec::new(&binding) };
         let sealed = seal::seal_object(&[plain], &spec, &self.protection)?;
+        let limit = self.format.max_stored_bytes;
+        assert!(sealed.len <= limit as u64, "a frame of {} bytes, and {limit} at most can be read back", sealed.len);
         let mut stored = Vec::with_capacity(usize::try_from(sealed.len).unwrap_or(0).saturating_add(4));
         stored.extend_from_slice(&u32::try_from(sealed.len).unwrap_or(u32::MAX).to_le_bytes());
         sealed.parts.iter().for_each(|part| stored.extend_from_slice(part));

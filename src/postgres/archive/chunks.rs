@@ -249,11 +249,14 @@ impl PackBuilder {
 
     /// Adds a chunk of at most [`CHUNK_BYTES`] bytes, in the pieces it came in, and says where it begins.
     pub fn push(&mut self, name: ChunkName, pieces: &[Bytes]) -> u32 {
-        let offset = u32::try_from(self.len).unwrap_or(u32::MAX);
         let len: usize = pieces.iter().map(Bytes::len).sum();
+        assert!(len <= CHUNK_BYTES as usize, "a chunk of {len} bytes, and {CHUNK_BYTES} at most");
+        // An offset that did not fit would make a restore read another chunk.
+        assert!(self.len <= u32::MAX as usize - len, "a pack of {} bytes and {len} more", self.len);
+        let offset = u32::try_from(self.len).unwrap_or(u32::MAX);
         self.names.push((name, u32::try_from(len).unwrap_or(u32::MAX)));
         self.content.extend(pieces.iter().cloned());
-        self.len = self.len.saturating_add(len);
+        self.len += len;
         offset
     }
 
@@ -503,6 +506,13 @@ mod tests {
         let namer = ChunkNamer::for_epoch_key(&keys(1), EpochKeyId::from_bytes([1; 16])).unwrap();
         assert_eq!(namer.name(&chunk_subtree_hash(&[b"content"], 0, 7)), name(&keys(1)));
         assert!(ChunkNamer::for_epoch_key(&keys(1), EpochKeyId::from_bytes([2; 16])).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "a chunk of 131073 bytes")]
+    fn a_chunk_that_is_too_long_is_a_bug() {
+        let name = name(&ChunkNamer::for_current_key(&keys(1)), b"content");
+        PackBuilder::new().unwrap().push(name, &[vec![0; CHUNK_BYTES as usize].into(), Bytes::from_static(b"1")]);
     }
 
     #[test]

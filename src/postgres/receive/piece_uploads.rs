@@ -99,8 +99,10 @@ impl PieceUploads {
         let copied = self.copied_until().max(start);
         let end = start.saturating_add(partial.bytes.len() as u64).min(copied.saturating_add(MAX_PIECE_BYTES));
         let swallowed = pieces::count_merged_pieces(&self.made, end, MAX_PIECE_BYTES);
-        let small = self.made.split_off(self.made.len().saturating_sub(swallowed));
+        assert!(swallowed <= self.made.len(), "{swallowed} pieces to merge, of {}", self.made.len());
+        let small = self.made.split_off(self.made.len() - swallowed);
         let from = small.first().map_or(copied, |piece| piece.start);
+        assert!(start <= from && from <= copied, "a piece from {from} on, of {copied} that are copied since {start}");
         let range = (from.bytes_since(start), end.bytes_since(start));
         let range = usize::try_from(range.0).unwrap_or(usize::MAX)..usize::try_from(range.1).unwrap_or(usize::MAX);
         let Some(bytes) = partial.bytes.get(range).filter(|_| copied < end) else {
