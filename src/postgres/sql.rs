@@ -20,6 +20,8 @@ use crate::postgres::format::page;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::catalog::{CatalogRow, ListedRow, RelationRow, TupleId};
 use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, ConninfoHost, TargetSessionAttrs};
+use crate::postgres::wire::error::LoginAttempt;
+use crate::postgres::wire::refusal::SessionKind;
 use crate::postgres::wire::socket::{self, RawSocket, SocketTarget, TransportEncryption};
 use crate::postgres::wire::{self, login, tls};
 
@@ -97,6 +99,8 @@ pub struct SlotState {
     pub restart: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// Why the server has invalidated it (PostgreSQL 17 and later).
+    pub invalidation: Option<String>,
 }
 
 /// What the role may do.
@@ -323,7 +327,9 @@ impl SqlSession {
     /// [`SqlError`] if the server doesn't answer.
     pub async fn slot(&self, name: &str) -> Result<Option<SlotState>, SqlError> {
         let query = format!(
-            "SELECT active, restart_lsn, wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            "SELECT active, restart_lsn, wal_status, \
+             pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(s), 'invalidation_reason') \
+             FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = {}",
             quote_literal(name)
         );
         let rows = self.rows("the replication slots", &query).await?;
@@ -331,6 +337,7 @@ impl SqlSession {
             active: row.get(0) == Some("t"),
             restart: row.get(1).and_then(|lsn| lsn.parse().ok()),
             wal_status: row.get(2).map(str::to_owned),
+            invalidation: row.get(3).map(str::to_owned),
         }))
     }
 
@@ -498,8 +505,16 @@ async fn attempt_connection(
         ChannelBinding::Require => tokio_postgres::config::ChannelBinding::Require,
     });
     let failed = |source| wire::ReplicationError::Connect { host: host.to_string(), source };
-    let explain = |error: tokio_postgres::Error| login_error(host, &password_from, error);
     let raw = socket::open_socket(address, info).await.map_err(failed)?;
+    let attempt = LoginAttempt {
+        user,
+        session: SessionKind::Sql,
+        database: dbname,
+        from: raw.local_ip(),
+        encrypted: matches!(raw, RawSocket::Tcp(_)) && encryption == TransportEncryption::Tls,
+        password_from,
+    };
+    let explain = |error: tokio_postgres::Error| login_error(host, &attempt, error);
     match (raw, encryption) {
         (RawSocket::Tcp(stream), TransportEncryption::Tls) => {
             let peer = stream.peer_addr().map_err(failed)?;
@@ -530,24 +545,28 @@ async fn attempt_connection(
 }
 
 /// tokio-postgres's refusal in the words of [`wire::ReplicationError`].
-fn login_error(host: &ConninfoHost, password_from: &str, error: tokio_postgres::Error) -> wire::ReplicationError {
-    let Some(db) = error.as_db_error() else {
-        if error.is_closed() {
-            return wire::ReplicationError::ConnectionClosed(None);
-        }
-        let problem = match std::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}; the password came from {password_from}"),
-            None => error.to_string(),
-        };
-        return wire::ReplicationError::Handshake { host: host.to_string(), problem };
+fn login_error(host: &ConninfoHost, attempt: &LoginAttempt, error: tokio_postgres::Error) -> wire::ReplicationError {
+    if let Some(db) = error.as_db_error() {
+        return attempt.explain(wire::message::ServerError {
+            severity: db.severity().to_owned(),
+            code: db.code().code().to_owned(),
+            message: db.message().to_owned(),
+            detail: db.detail().map(str::to_owned),
+            hint: db.hint().map(str::to_owned),
+            routine: db.routine().unwrap_or_default().to_owned(),
+        });
+    }
+    if error.is_closed() {
+        return wire::ReplicationError::ConnectionClosed(None);
+    }
+    let problem = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}; the password came from {}", attempt.password_from),
+        None => error.to_string(),
     };
-    wire::ReplicationError::from_server(wire::message::ServerError {
-        severity: db.severity().to_owned(),
-        code: db.code().code().to_owned(),
-        message: db.message().to_owned(),
-        detail: db.detail().map(str::to_owned),
-        hint: db.hint().map(str::to_owned),
-    })
+    match error.into_source().map(|source| source.downcast::<std::io::Error>()) {
+        Some(Ok(source)) if login::is_cut(&source) => wire::ReplicationError::ConnectionClosed(Some(*source)),
+        _ => wire::ReplicationError::Handshake { host: host.to_string(), problem },
+    }
 }
 
 #[cfg(test)]

@@ -215,6 +215,7 @@ fn errors_of_a_postgresql_connection() {
         (ReplicationError::TimedOut { host: host(), limit: Duration::from_secs(1) }, UNAVAILABLE),
         (tls(), USAGE),
         (ReplicationError::Handshake { host: host(), problem: text() }, FAILED),
+        (ReplicationError::HandshakeCut { host: host(), source: io_error() }, UNAVAILABLE),
         (ReplicationError::Login { host: host(), problem: text() }, FAILED),
         (refused("57P03"), UNAVAILABLE),
         (refused("28P01"), FAILED),

@@ -21,10 +21,15 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::assemble::SegmentAssembler;
 use crate::postgres::wal::digest::SegmentState;
 use crate::postgres::wire::conninfo::Conninfo;
-use crate::postgres::wire::{ReplicationConnection, SlotName, StandbyStatus, StartedReplication, WalStreamEvent};
+use crate::postgres::wire::{
+    ReplicationConnection, ReplicationError, SlotName, StandbyStatus, StartedReplication, WalStreamEvent,
+};
 
 /// How long nothing may come before the backup fetches WAL by itself.
 const FETCH_AFTER: Duration = Duration::from_secs(5);
+/// How long the server may be silent before it is asked whether it is there, and again after that.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
 /// The longest pause between two looks.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -164,8 +169,20 @@ async fn fetch_missing(
         return Ok(());
     };
     let mut assembler = SegmentAssembler::new(needed.timeline, needed.size, start);
+    let mut asked = false;
     loop {
-        match stream.next().await? {
+        let Some(event) = timeout(&*clock, SILENCE_LIMIT, stream.next()).await else {
+            if asked {
+                let (host, limit) = (stream.peer().to_owned(), SILENCE_LIMIT);
+                return Err(ReplicationError::TimedOut { host, limit }.into());
+            }
+            asked = true;
+            let status = StandbyStatus { reply_wanted: true, ..StandbyStatus::default() };
+            stream.send_status(status, PgTime::from_timestamp(clock.now())).await?;
+            continue;
+        };
+        asked = false;
+        match event? {
             WalStreamEvent::EndOfTimeline => return Ok(()),
             WalStreamEvent::Keepalive(sign) if sign.reply_requested => {
                 // Positions of zero: we are nobody's standby, and promise nothing.

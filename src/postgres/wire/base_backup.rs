@@ -1,6 +1,8 @@
 //! `BASE_BACKUP`: a tar stream per tablespace, in the two protocols that PostgreSQL 13 and 14, and 15 and later, speak
 //! (protocol.sgml "BASE_BACKUP"; `basebackup.c`, `basebackup_copy.c`).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::command::{self, BaseBackupOptions, ServerCompression};
@@ -86,6 +88,15 @@ pub struct BaseBackup {
     inflate: Option<StreamDecompressor>,
 }
 
+/// How long the checkpoint before a backup may take beside `checkpoint_timeout`, over which a checkpoint is spread.
+/// That counts twice: for one that is running and for the backup's own. What is written must be synced too, which takes
+/// minutes on a slow disk.
+const MAX_CHECKPOINT_SYNC: Duration = Duration::from_secs(30 * 60);
+
+/// How long the server may send nothing of a backup: it reads from its disk, and `MAX_RATE` makes pauses of less than a
+/// second.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10 * 60);
+
 const BASE_BACKUP_QUESTION: &str = "BASE_BACKUP";
 
 impl ReplicationConnection {
@@ -103,8 +114,10 @@ async fn start_base_backup(
     options: &BaseBackupOptions,
 ) -> Result<BaseBackup, ReplicationError> {
     let version = connection.version();
+    let checkpoint = connection.show_duration("checkpoint_timeout").await?;
     connection.wire.send_command(&command::base_backup(options, version)).await?;
-    let position = connection.read_rows(BASE_BACKUP_QUESTION).await?;
+    let limit = checkpoint.saturating_mul(2).saturating_add(MAX_CHECKPOINT_SYNC);
+    let position = connection.read_rows_within(BASE_BACKUP_QUESTION, limit).await?;
     let announced = connection.read_rows(BASE_BACKUP_QUESTION).await?;
     let (start, timeline) = parse_end(&position).ok_or(ReplicationError::UnexpectedAnswer(BASE_BACKUP_QUESTION))?;
     let tablespaces = (0..announced.rows.len()).map(|row| parse_tablespace(&announced, row)).collect::<Option<_>>();
@@ -151,7 +164,7 @@ impl BaseBackup {
             {
                 return Ok(BaseBackupEvent::Data(plain));
             }
-            let message = self.connection.wire.read_message().await?;
+            let message = self.connection.wire.read_message_within(SILENCE_LIMIT).await?;
             let event = match (message, self.form) {
                 (BackendMessage::Error(error), _) => return Err(ReplicationError::from_server(*error)),
                 (BackendMessage::CopyData(body), BaseBackupFraming::Marked { open: true }) => Some(parse_marked(body)?),
@@ -212,7 +225,7 @@ impl BaseBackup {
     /// backup is not good then.
     pub async fn finish(mut self) -> Result<ReplicationConnection, ReplicationError> {
         loop {
-            match self.connection.wire.read_message().await? {
+            match self.connection.wire.read_message_within(SILENCE_LIMIT).await? {
                 BackendMessage::CommandComplete(_) => {}
                 BackendMessage::ReadyForQuery => return Ok(self.connection),
                 BackendMessage::Error(error) => return Err(ReplicationError::from_server(*error)),

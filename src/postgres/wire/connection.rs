@@ -1,6 +1,7 @@
 //! A session in replication mode and its commands (protocol.sgml "Streaming Replication Protocol").
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,8 +11,8 @@ use super::error::ReplicationError;
 use super::login;
 use super::message::BackendMessage;
 use super::socket;
-use super::transport::MessageTransport;
-use crate::base::units::parse_size;
+use super::transport::{ANSWER_TIMEOUT, MessageTransport};
+use crate::base::units::{parse_duration, parse_size};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::TimelineId;
@@ -173,9 +174,18 @@ impl ReplicationConnection {
 
     /// One result set, up to the end of its command.
     pub(super) async fn read_rows(&mut self, question: &'static str) -> Result<ResultRows, ReplicationError> {
+        self.read_rows_within(question, ANSWER_TIMEOUT).await
+    }
+
+    /// The same, with so much time for each message.
+    pub(super) async fn read_rows_within(
+        &mut self,
+        question: &'static str,
+        limit: Duration,
+    ) -> Result<ResultRows, ReplicationError> {
         let mut rows = ResultRows::default();
         loop {
-            match self.wire.read_message().await? {
+            match self.wire.read_message_within(limit).await? {
                 BackendMessage::RowDescription(columns) => rows.columns = columns,
                 BackendMessage::DataRow(row) if rows.rows.len() < MAX_RESULT_ROWS => rows.rows.push(row),
                 BackendMessage::CommandComplete(_) => return Ok(rows),
@@ -241,6 +251,14 @@ impl ReplicationConnection {
         parse_size(&text)
             .and_then(|bytes| SegmentSize::new(bytes).ok())
             .ok_or(ReplicationError::UnexpectedAnswer("SHOW wal_segment_size"))
+    }
+
+    /// The value of a setting that is a time.
+    ///
+    /// # Errors
+    /// [`ReplicationError`] if the connection fails or the answer makes no sense.
+    pub async fn show_duration(&mut self, name: &'static str) -> Result<Duration, ReplicationError> {
+        parse_duration(&self.show(name).await?).ok_or(ReplicationError::UnexpectedAnswer("SHOW"))
     }
 
     /// The history file of `timeline`: its name and its content, byte for byte.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::conninfo::ConninfoError;
 use super::message::{MessageError, ServerError};
+use super::refusal::{ServerRefusal, SessionKind};
 use super::tls::PgTlsError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
@@ -41,6 +42,14 @@ pub enum ReplicationError {
         host: String,
         /// What is wrong, and what to do.
         problem: String,
+    },
+    /// The connection ended in the middle of the TLS handshake.
+    #[error("{host} was lost during the TLS handshake")]
+    HandshakeCut {
+        /// Which server.
+        host: String,
+        /// What the operating system reported.
+        source: io::Error,
     },
     /// Logging in failed on our side: there is no password, or the server's way is not allowed.
     #[error("cannot log in to {host}: {problem}")]
@@ -85,6 +94,7 @@ impl HasKind for ReplicationError {
         match self {
             ReplicationError::Connect { .. }
             | ReplicationError::TimedOut { .. }
+            | ReplicationError::HandshakeCut { .. }
             | ReplicationError::ConnectionClosed(_)
             | ReplicationError::WrongSession { .. } => ErrorKind::Unavailable,
             ReplicationError::Server { error, .. } => kind_of_sqlstate(&error.code),
@@ -136,10 +146,10 @@ fn describe_server_error(error: &ServerError, advice: &str) -> String {
 }
 
 impl ReplicationError {
-    /// An error the server answered a command with.
+    /// An error the server answered a replication command with.
     #[must_use]
     pub fn from_server(error: ServerError) -> ReplicationError {
-        let advice = server_error_advice(&error).to_owned();
+        let advice = server_error_advice(&error, SessionKind::Replication).to_owned();
         ReplicationError::Server { error: Box::new(error), advice }
     }
 
@@ -152,47 +162,52 @@ impl ReplicationError {
         }
     }
 
-    /// The server no longer has the WAL that was asked for: it is gone there, and trying again can't bring it back
-    /// (`XLogRead` in `walsender.c`: "requested WAL segment … has already been removed").
-    #[must_use]
-    pub fn is_wal_removed(&self) -> bool {
+    fn is(&self, refusal: ServerRefusal) -> bool {
         matches!(self, ReplicationError::Server { error, .. }
-            if error.code == "58P01" && error.message.contains("has already been removed"))
+            if ServerRefusal::of(error, SessionKind::Replication) == Some(refusal))
     }
 
-    /// The slot was given up by the server (`max_slot_wal_keep_size`, `idle_replication_slot_timeout`).
+    /// The server no longer has the WAL that was asked for. It is gone there, and trying again can't bring it back.
+    #[must_use]
+    pub fn is_wal_removed(&self) -> bool {
+        self.is(ServerRefusal::WalRemoved)
+    }
+
+    /// The server has invalidated the slot (`max_slot_wal_keep_size`, `idle_replication_slot_timeout`). Before
+    /// PostgreSQL 18 it streams from such a slot all the same, and holds no WAL for it.
     #[must_use]
     pub fn is_slot_lost(&self) -> bool {
-        matches!(self, ReplicationError::Server { error, .. } if error.code == "55000"
-            && (error.message.contains("can no longer") || error.message.contains("invalidated")))
+        self.is(ServerRefusal::SlotLost)
     }
 
     /// There is no such slot.
     #[must_use]
     pub fn is_no_slot(&self) -> bool {
-        matches!(self, ReplicationError::Server { error, .. }
-            if error.code == "42704" && error.message.contains("replication slot"))
+        self.is(ServerRefusal::NoSlot)
     }
 
-    /// A slot of that name is there already.
+    /// A slot of that name exists.
     #[must_use]
     pub fn is_duplicate(&self) -> bool {
-        self.sqlstate() == Some("42710")
+        self.is(ServerRefusal::SlotExists)
     }
 
-    /// The asked-for timeline forked off before the asked-for position, so the server never had it
-    /// (`StartReplication`: "requested starting point … is not in this server's history").
+    /// The asked-for timeline forked off before the asked-for position, so the server never had it.
     #[must_use]
     pub fn is_other_history(&self) -> bool {
-        matches!(self, ReplicationError::Server { error, .. } if error.message.contains("not in this server's history"))
+        self.is(ServerRefusal::OtherHistory)
     }
 
-    /// The asked-for position lies beyond what the server has (`StartReplication`: "is ahead of the WAL flush
-    /// position").
+    /// The asked-for position is beyond what the server has.
     #[must_use]
     pub fn is_ahead_of_server(&self) -> bool {
-        matches!(self, ReplicationError::Server { error, .. } if error.message.contains("is ahead of the WAL flush \
-            position"))
+        self.is(ServerRefusal::AheadOfServer)
+    }
+
+    /// The server does not have the history of that timeline.
+    #[must_use]
+    pub fn is_no_history(&self) -> bool {
+        self.is(ServerRefusal::NoHistoryFile)
     }
 
     /// Whether trying again helps.
@@ -217,45 +232,34 @@ fn kind_of_sqlstate(code: &str) -> ErrorKind {
 }
 
 /// What the user can do, where the server doesn't say.
-fn server_error_advice(error: &ServerError) -> &'static str {
-    let says = |text: &str| error.message.contains(text);
-    match error.code.as_str() {
-        "55006" if says("replication slot") => {
-            "another receiver uses the slot, or a dead connection holds it until wal_sender_timeout"
-        }
-        "58P01" if says("has already been removed") => {
-            "that WAL is gone from the server; take a new base backup, and use a slot so that it can't happen again"
-        }
-        "42501" => "the role lacks a privilege; run: ALTER ROLE … REPLICATION",
-        "53400" if says("slots") => {
-            "raise max_replication_slots and restart the server, or drop a slot that is not used"
-        }
-        "53300" => "raise max_wal_senders and restart the server, or end another standby or backup",
-        "55000" if says("can no longer") || says("invalidated") => {
-            "the server gave the slot up; drop it, start again, and take a new base backup"
-        }
-        "42704" if says("replication slot") => "somebody dropped it; a new one is made at the next start",
-        _ => "",
-    }
+fn server_error_advice(error: &ServerError, session: SessionKind) -> &'static str {
+    ServerRefusal::of(error, session).map_or("", ServerRefusal::advice)
 }
 
 /// What was known about a login that the server refused.
 #[derive(Debug, Clone)]
-pub(super) struct LoginAttempt {
-    pub(super) user: String,
-    pub(super) database: &'static str,
+pub(crate) struct LoginAttempt {
+    pub(crate) user: String,
+    pub(crate) session: SessionKind,
+    /// The database as pg_hba.conf names it.
+    pub(crate) database: String,
     /// Our own address as the server sees it, unless a router changes it; `None` for a Unix socket.
-    pub(super) from: Option<std::net::IpAddr>,
-    pub(super) encrypted: bool,
+    pub(crate) from: Option<std::net::IpAddr>,
+    pub(crate) encrypted: bool,
     /// Where the password came from.
-    pub(super) password_from: String,
+    pub(crate) password_from: String,
 }
 
 impl LoginAttempt {
-    /// The server's refusal, with the line, command or file that mends it.
-    pub(super) fn explain(&self, error: ServerError) -> ReplicationError {
-        let advice = match error.code.as_str() {
-            "28000" if error.message.contains("pg_hba.conf") => format!(
+    /// The server's refusal, with the line, command or file that fixes it.
+    pub(crate) fn explain(&self, error: ServerError) -> ReplicationError {
+        let refusal = ServerRefusal::of(&error, self.session);
+        let attributes = match self.session {
+            SessionKind::Replication => "LOGIN REPLICATION",
+            SessionKind::Sql => "LOGIN",
+        };
+        let advice = match (error.code.as_str(), refusal) {
+            (_, Some(ServerRefusal::HbaRefused)) => format!(
                 "add to pg_hba.conf and reload the server: {}",
                 match self.from {
                     None => format!("local {} {} scram-sha-256", self.database, self.user),
@@ -268,14 +272,15 @@ impl LoginAttempt {
                     ),
                 }
             ),
-            "28P01" => format!("the password came from {}", self.password_from),
-            "28000" if error.message.contains("does not exist") => {
-                format!("create it: CREATE ROLE {} LOGIN REPLICATION PASSWORD '…'", self.user)
-            }
-            "42501" | "28000" if error.message.contains("replication") => {
+            ("28P01", _) => format!("the password came from {}", self.password_from),
+            (_, Some(ServerRefusal::UnknownRole)) => format!(
+                "create it: CREATE ROLE {0} {attributes} PASSWORD '…'; or, if it exists: ALTER ROLE {0} {attributes}",
+                self.user
+            ),
+            (_, Some(ServerRefusal::NoReplicationRole)) if self.session == SessionKind::Replication => {
                 format!("run as a superuser: ALTER ROLE {} REPLICATION", self.user)
             }
-            _ => server_error_advice(&error).to_owned(),
+            _ => server_error_advice(&error, self.session).to_owned(),
         };
         ReplicationError::Server { error: Box::new(error), advice }
     }
@@ -287,9 +292,10 @@ mod tests {
     use crate::base::retry::ErrorClass;
     use crate::postgres::wire::message::ServerError;
 
-    fn server(code: &str, message: &str) -> ReplicationError {
+    fn server(code: &str, routine: &str, message: &str) -> ReplicationError {
         ReplicationError::from_server(ServerError {
             code: code.into(),
+            routine: routine.into(),
             message: message.into(),
             ..ServerError::default()
         })
@@ -297,19 +303,19 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        for (code, message, class) in [
-            ("28P01", "password authentication failed", ErrorClass::Permanent),
-            ("57P03", "the database system is starting up", ErrorClass::Transient),
-            ("57P01", "terminating connection due to administrator command", ErrorClass::Transient),
-            ("53300", "too many connections", ErrorClass::Transient),
-            ("55006", "replication slot \"walkeep\" is active for PID 7", ErrorClass::Transient),
-            ("58P01", "requested WAL segment 000000010000000000000001 has already been removed", ErrorClass::Permanent),
-            ("42601", "syntax error", ErrorClass::Permanent),
+        for (code, routine, class) in [
+            ("28P01", "auth_failed", ErrorClass::Permanent),
+            ("57P03", "ProcessStartupPacket", ErrorClass::Transient),
+            ("57P01", "ProcessInterrupts", ErrorClass::Transient),
+            ("53300", "InitProcess", ErrorClass::Transient),
+            ("55006", "ReplicationSlotAcquire", ErrorClass::Transient),
+            ("58P01", "WalSndSegmentOpen", ErrorClass::Permanent),
+            ("42601", "replication_yyerror", ErrorClass::Permanent),
         ] {
-            assert_eq!(server(code, message).class(), class, "{code}");
+            assert_eq!(server(code, routine, "").class(), class, "{code}");
         }
-        assert!(server("58P01", "requested WAL segment X has already been removed").is_wal_removed());
-        assert!(!server("58P01", "could not open file").is_wal_removed());
-        assert!(server("55006", "replication slot \"x\" is active").to_string().contains("another receiver"));
+        assert!(server("58P01", "WalSndSegmentOpen", "segmento eliminado").is_wal_removed());
+        assert!(!server("58P01", "sendFile", "has already been removed").is_wal_removed());
+        assert!(server("55006", "ReplicationSlotAcquire", "").to_string().contains("another receiver"));
     }
 }

@@ -17,6 +17,7 @@ use super::conninfo::{AuthMethod, ChannelBinding, Conninfo, ConninfoHost, PgPass
 use super::error::{LoginAttempt, ReplicationError};
 use super::message::{AuthenticationMessage, BackendMessage};
 use super::pgpass;
+use super::refusal::SessionKind;
 use super::socket::{self, PgSocket, RawSocket, SocketTarget, TransportEncryption};
 use super::tls;
 use super::transport::MessageTransport;
@@ -43,8 +44,12 @@ pub(super) async fn connect(
         match real_timeout(limit, attempt_login(info, host, address, *encryption)).await {
             Some(Ok(session)) => return Ok(session),
             Some(Err(error)) => {
-                let other_way_may_help = matches!(error, ReplicationError::Handshake { .. } | ReplicationError::Tls(_))
-                    || error.sqlstate().is_some_and(|code| code == "28000");
+                let other_way_may_help = matches!(
+                    error,
+                    ReplicationError::Handshake { .. }
+                        | ReplicationError::HandshakeCut { .. }
+                        | ReplicationError::Tls(_)
+                ) || error.sqlstate().is_some_and(|code| code == "28000");
                 errors.push(error);
                 if !other_way_may_help {
                     break;
@@ -93,7 +98,14 @@ async fn attempt_login(
     let user = login_user(info)?;
     let (password, password_from) = login_password(info, host, &user, REPLICATION_DATABASE)?;
     let encrypted = encryption == TransportEncryption::Tls;
-    let attempt = LoginAttempt { user: user.clone(), database: REPLICATION_DATABASE, from, encrypted, password_from };
+    let attempt = LoginAttempt {
+        user: user.clone(),
+        session: SessionKind::Replication,
+        database: REPLICATION_DATABASE.to_owned(),
+        from,
+        encrypted,
+        password_from,
+    };
     let mut wire = MessageTransport::new(socket, host.to_string());
     let application_name = info.application_name.as_deref().unwrap_or("walkeep");
     let mut parameters = vec![
@@ -189,10 +201,36 @@ async fn start_tls(info: &Conninfo, host: &ConninfoHost, mut stream: TcpStream) 
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
-        .map_err(|error| handshake(tls_problem(&error)))?;
+        .map_err(|error| handshake_error(host, error))?;
     let certificates = stream.get_ref().1.peer_certificates();
     let end_point = certificates.and_then(|chain| chain.first()).and_then(tls::server_end_point);
     Ok((Box::new(stream), end_point))
+}
+
+/// A failed handshake. rustls's objections to the server stay what they are; a network that ended it may recover.
+fn handshake_error(host: &ConninfoHost, error: io::Error) -> ReplicationError {
+    let host = host.to_string();
+    match is_cut(&error) {
+        true => ReplicationError::HandshakeCut { host, source: error },
+        false => ReplicationError::Handshake { host, problem: tls_problem(&error) },
+    }
+}
+
+/// Whether the connection ended, and nothing else was wrong with it.
+pub(crate) fn is_cut(error: &io::Error) -> bool {
+    use io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+    )
 }
 
 /// rustls's words, and what to do where they don't say.

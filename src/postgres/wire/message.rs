@@ -99,6 +99,8 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// The hint, if there is one.
     pub hint: Option<String>,
+    /// The C function of the server that raised it, which is never translated; empty if the server does not say.
+    pub routine: String,
 }
 
 /// A message of the server.
@@ -284,6 +286,7 @@ fn server_error(mut body: BodyReader) -> Result<ServerError, MessageError> {
             b'M' => error.message = body.cstr()?,
             b'D' => error.detail = Some(body.cstr()?),
             b'H' => error.hint = Some(body.cstr()?),
+            b'R' => error.routine = body.cstr()?,
             _ => {
                 body.cstr()?;
             }
@@ -474,12 +477,13 @@ mod tests {
                 "SCRAM-SHA-256".into()
             ])))
         );
-        let BackendMessage::Error(error) = message(b'E', b"SFEHLER\0VFATAL\0C28P01\0Mno\0Hdo\0\0").unwrap() else {
+        let BackendMessage::Error(error) = message(b'E', b"SFEHLER\0VFATAL\0C28P01\0Mno\0Hdo\0Rauth\0\0").unwrap()
+        else {
             panic!("not an error");
         };
         assert_eq!(
-            (error.severity.as_str(), error.code.as_str(), error.hint.as_deref()),
-            ("FATAL", "28P01", Some("do"))
+            (error.severity.as_str(), error.code.as_str(), error.hint.as_deref(), error.routine.as_str()),
+            ("FATAL", "28P01", Some("do"), "auth")
         );
         assert_eq!(
             message(b'D', b"\0\x02\xff\xff\xff\xff\0\0\0\x01x"),

@@ -16,6 +16,7 @@ mod conninfo_syntax;
 mod transport;
 pub mod connection;
 pub mod conninfo;
+pub(crate) mod refusal;
 pub mod error;
 pub mod base_backup;
 mod decompress;

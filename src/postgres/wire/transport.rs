@@ -21,6 +21,10 @@ const MIN_READ_BYTES: usize = 128 << 10;
 /// How long the other side may refuse to take our few bytes.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long the server may take to answer a command. All that walkeep sends look at shared memory or at one small file,
+/// or sync one, except `BASE_BACKUP`, which waits for a checkpoint ([`MessageTransport::read_message_within`]).
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A connection's two directions.
 pub(super) struct MessageTransport {
     socket: Box<dyn PgSocket>,
@@ -64,8 +68,20 @@ impl MessageTransport {
         Ok(next_frame(&mut self.input)?)
     }
 
-    /// The next message that is not just for information. Cancel safe.
+    /// The next message that is not just for information, within [`ANSWER_TIMEOUT`]. Cancel safe.
     pub(super) async fn read_message(&mut self) -> Result<BackendMessage, ReplicationError> {
+        self.read_message_within(ANSWER_TIMEOUT).await
+    }
+
+    /// The same within another limit.
+    pub(super) async fn read_message_within(&mut self, limit: Duration) -> Result<BackendMessage, ReplicationError> {
+        match real_timeout(limit, self.wait_for_message()).await {
+            Some(message) => message,
+            None => Err(ReplicationError::TimedOut { host: self.peer.clone(), limit }),
+        }
+    }
+
+    async fn wait_for_message(&mut self) -> Result<BackendMessage, ReplicationError> {
         loop {
             match BackendMessage::parse(self.read_frame().await?)? {
                 BackendMessage::Notice(notice) => log_notice(&notice),
@@ -119,4 +135,25 @@ fn is_fatal(error: &ServerError) -> bool {
 
 fn log_notice(notice: &ServerError) {
     tracing::debug!(severity = notice.severity, code = notice.code, message = notice.message, "the server says");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MessageTransport;
+    use crate::base::retry::ErrorClass;
+    use crate::postgres::wire::error::ReplicationError;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_not_waited_for_indefinitely() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 10);
+        let mut wire = MessageTransport::new(Box::new(ours), "db:5432".into());
+        // Half a message is no answer either.
+        theirs.write_all(b"Z\0\0").await.unwrap();
+        let limit = Duration::from_millis(20);
+        let error = wire.read_message_within(limit).await.unwrap_err();
+        assert!(matches!(error, ReplicationError::TimedOut { limit: same, .. } if same == limit), "{error}");
+        assert_eq!(error.class(), ErrorClass::Transient);
+    }
 }

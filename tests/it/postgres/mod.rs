@@ -9,6 +9,8 @@ mod wal;
 mod wire;
 /// The index over a real server's WAL.
 mod index;
+/// What a server refuses, and in which language.
+mod wire_refusals;
 /// The receiver: complete, resumable, truthful.
 mod receive;
 /// What the receiver acknowledged, after server and receiver crashed together.

@@ -25,11 +25,20 @@ pub(crate) struct Options {
     password: Option<(String, &'static str)>,
     tls: bool,
     clock: Option<PathBuf>,
+    locales: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_size_mb: 16, checksums: true, settings: Vec::new(), password: None, tls: false, clock: None }
+        Self {
+            segment_size_mb: 16,
+            checksums: true,
+            settings: Vec::new(),
+            password: None,
+            tls: false,
+            clock: None,
+            locales: None,
+        }
     }
 }
 
@@ -68,12 +77,33 @@ impl Options {
         self
     }
 
+    /// The server reports errors in German, where it has the translation, with the locale in this directory
+    /// ([`german_locale`]).
+    pub(crate) fn german(mut self, locales: PathBuf) -> Self {
+        self.locales = Some(locales);
+        self.set("lc_messages", "de_DE.UTF-8")
+    }
+
     /// TLS with a certificate for `localhost` and 127.0.0.1 that signs itself: [`Cluster::root_certificate`]. Not on
     /// 13, which was built without.
     pub(crate) fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
+}
+
+/// A directory with a German locale, made without root; `None` if the machine has no sources of locales.
+pub(crate) fn german_locale(scratch: &Scratch) -> Option<PathBuf> {
+    let folder = scratch.directory("locales");
+    let mut command = process::command("localedef", Orphan::Kill);
+    command.args(["-i", "de_DE", "-f", "UTF-8"]).arg(folder.join("de_DE.UTF-8"));
+    (process::run(command).code == Some(0)).then_some(folder)
+}
+
+/// Whether Debian's PostgreSQL of this major has its messages in German here.
+pub(crate) fn has_german(major: u32) -> bool {
+    let packaged = installed::bin(major).starts_with("/usr/lib/postgresql");
+    packaged && Path::new(&format!("/usr/share/locale/de/LC_MESSAGES/postgres-{major}.mo")).exists()
 }
 
 /// The server is tied to the thread that started it last: when that thread ends, so does the server. Dropping it shuts
@@ -225,6 +255,9 @@ impl Cluster {
         let mut command = self.program_with_clock();
         command.arg("-D").arg(&self.data).arg("-p").arg(self.port.to_string());
         command.arg("-k").arg(self.scratch.path()).args(["-c", "listen_addresses=127.0.0.1"]);
+        if let Some(locales) = &self.options.locales {
+            command.env("LOCPATH", locales);
+        }
         // What PyPI has was built for another folder: a standby's libpqwalreceiver would find the system's older libpq
         // and fail.
         if let Some(lib) = self.bin.parent().map(|top| top.join("lib")).filter(|lib| lib.join("libpq.so.5").exists()) {
