@@ -49,6 +49,8 @@ pub struct SlotStatus {
     pub active: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// Why the server has invalidated it (PostgreSQL 17 and later).
+    pub invalidation: Option<String>,
     /// Bytes of log the server keeps for it.
     pub lag_bytes: Option<u64>,
 }

@@ -17,7 +17,7 @@ use crate::postgres::archive::reindex::{self, ReindexError};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelinePath;
-use crate::postgres::sql::{self, ServerWalPosition, SqlSession, quote_literal};
+use crate::postgres::sql::{self, ServerWalPosition, SqlSession};
 use crate::postgres::wire::Conninfo;
 use unprotected_wal::WalProtection;
 
@@ -132,20 +132,12 @@ async fn query_server(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sq
         Some([count, wal]) => (count.parse().unwrap_or(0), Some(wal.clone()).filter(|wal| !wal.is_empty())),
         _ => (0, None),
     };
-    let query = format!(
-        "SELECT active, wal_status, restart_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
-        quote_literal(slot)
-    );
-    let rows = sql.query("the replication slots", &query).await?;
-    let slot = rows.into_iter().next().and_then(|row| {
-        let [active, status, restart] = <[String; 3]>::try_from(row).ok()?;
-        let lag_bytes = restart.parse::<Lsn>().ok().zip(lsn).map(|(restart, lsn)| lsn.bytes_since(restart));
-        Some(SlotStatus {
-            name: slot.to_owned(),
-            active: active == "t",
-            wal_status: Some(status).filter(|s| !s.is_empty()),
-            lag_bytes,
-        })
+    let slot = sql.slot(slot).await?.map(|state| SlotStatus {
+        name: slot.to_owned(),
+        active: state.active,
+        wal_status: state.wal_status,
+        invalidation: state.invalidation,
+        lag_bytes: state.restart.zip(lsn).map(|(restart, lsn)| lsn.bytes_since(restart)),
     });
     Ok(ServerWalStatus {
         lsn,
@@ -283,9 +275,23 @@ impl HealthJudge<'_> {
                 let lag =
                     slot.lag_bytes.map_or_else(String::new, |lag| format!(", {} behind", format_bytes_roughly(lag)));
                 let name = &slot.name;
+                let is_lost = slot.invalidation.is_some() || slot.wal_status.as_deref() == Some("lost");
                 match (slot.wal_status.as_deref(), slot.active) {
-                    (Some("lost"), _) => self.add_finding(FindingLevel::Bad, "receiver", format!("slot {name} is lost: the server has removed WAL that was not received; take a backup, then drop the slot and start walkeep receive")),
-                    (Some("unreserved"), _) => self.add_finding(FindingLevel::Bad, "receiver", format!("slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now")),
+                    (_, true) if is_lost => self.add_finding(FindingLevel::Bad, "receiver", format!(
+                        "slot {name} is invalidated: the receiver is connected, but the server keeps no WAL for it. \
+                            Restart walkeep receive, which creates the slot again; then take a backup"
+                    )),
+                    (_, false) if is_lost => self.add_finding(FindingLevel::Bad, "receiver", format!(
+                        "slot {name} is invalidated: the server has removed WAL that was not received. Start walkeep \
+                            receive, which creates the slot again; then take a backup"
+                    )),
+                    (Some("unreserved"), true) => self.add_finding(FindingLevel::Bad, "receiver", format!(
+                        "connected to slot {name}{lag}, but the slot is about to lose WAL, or has lost it: raise \
+                            max_slot_wal_keep_size, and see why the receiver is slow"
+                    )),
+                    (Some("unreserved"), false) => self.add_finding(FindingLevel::Bad, "receiver", format!(
+                        "slot {name} is about to lose WAL (max_slot_wal_keep_size){lag}; start walkeep receive now"
+                    )),
                     (_, false) if server.archives => self.add_finding(FindingLevel::Warning, "receiver", format!("not connected to slot {name}{lag}")),
                     (_, false) => self.add_finding(FindingLevel::Bad, "receiver", format!("not connected to slot {name}{lag}; start walkeep receive")),
                     (_, true) => self.add_finding(FindingLevel::Good, "receiver", format!("connected to slot {name}{lag}")),

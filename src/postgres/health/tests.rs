@@ -43,8 +43,13 @@ fn facts() -> HealthFacts {
         timeline: TimelineId::FIRST,
         backups: vec![backup.label.clone()],
     };
-    let slot =
-        SlotStatus { name: "walkeep".into(), active: true, wal_status: Some("reserved".into()), lag_bytes: Some(0) };
+    let slot = SlotStatus {
+        name: "walkeep".into(),
+        active: true,
+        wal_status: Some("reserved".into()),
+        invalidation: None,
+        lag_bytes: Some(0),
+    };
     let server = ServerWalStatus {
         lsn: Some(Lsn::new(0xA00)),
         timeline: Some(TimelineId::FIRST),
@@ -74,6 +79,10 @@ fn facts() -> HealthFacts {
 
 fn server(facts: &mut HealthFacts) -> &mut ServerWalStatus {
     facts.server.as_mut().unwrap().as_mut().unwrap()
+}
+
+fn set_slot(slot: &mut SlotStatus, status: &str, active: bool) {
+    (slot.wal_status, slot.active) = (Some(status.to_owned()), active);
 }
 
 fn found<'h>(health: &'h HealthReport, subject: &str) -> &'h Finding {
@@ -122,8 +131,12 @@ fn each_thing_that_is_wrong_makes_it_unhealthy_and_is_said() {
         move |facts: &mut HealthFacts| change(server(facts).slot.as_mut().unwrap())
     };
     check(&slot(&|slot| slot.active = false), "not connected to slot walkeep");
-    check(&slot(&|slot| slot.wal_status = Some("lost".into())), "slot walkeep is lost");
-    check(&slot(&|slot| slot.wal_status = Some("unreserved".into())), "about to lose WAL");
+    check(&slot(&|slot| set_slot(slot, "lost", false)), "Start walkeep receive");
+    check(&slot(&|slot| set_slot(slot, "lost", true)), "the receiver is connected, but the server keeps no WAL for it");
+    // Of a slot that is streamed from, the server shows the status that it had.
+    check(&slot(&|slot| slot.invalidation = Some("wal_removed".into())), "slot walkeep is invalidated");
+    check(&slot(&|slot| set_slot(slot, "unreserved", false)), "start walkeep receive now");
+    check(&slot(&|slot| set_slot(slot, "unreserved", true)), "but the slot is about to lose WAL, or has lost it");
 }
 
 #[test]
