@@ -297,6 +297,7 @@ fn errors_of_receiving_and_of_backups() {
         (ReceiveError::WrongSystem { host: text(), found: ours, expected: theirs }, FAILED),
         (ReceiveError::WrongSize { found: size(), expected: size() }, FAILED),
         (ReceiveError::Assemble { timeline: timeline(), source: AssembleError::Differs { at: Lsn::new(1) } }, FAILED),
+        (ReceiveError::Diverged { timeline: timeline(), at: Lsn::new(1), spool_file: path() }, FAILED),
         (ReceiveError::ServerBehind { timeline: timeline(), at: Lsn::new(1) }, UNAVAILABLE),
         (ReceiveError::History(TimelineHistory::parse(timeline(), "x").unwrap_err()), FAILED),
         (ReceiveError::WrongHistory(timeline()), FAILED),

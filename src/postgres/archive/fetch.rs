@@ -117,6 +117,20 @@ impl Archive {
         Ok(SegmentListing { found: objects.into_iter().filter_map(segment).collect(), unasked })
     }
 
+    /// The segments of a timeline that sort after `after`, or all, as [`Archive::list_segments`] finds them.
+    ///
+    /// # Errors
+    /// No repository could be asked, or not all of them.
+    pub async fn list_all_segments(
+        &self,
+        timeline: TimelineId,
+        after: Option<SegmentName>,
+    ) -> Result<Vec<SegmentName>, ArchiveError> {
+        let SegmentListing { found, unasked } = self.list_segments(timeline, after).await?;
+        self.require_all_answered(&unasked)?;
+        Ok(found.into_iter().map(|(name, _)| name).collect())
+    }
+
     /// Whether some repository certainly has a segment.
     pub async fn has_segment(&self, name: SegmentName) -> bool {
         let key = self.layout.segment(name);

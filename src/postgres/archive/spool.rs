@@ -123,7 +123,9 @@ impl Spool {
         remove_file(&self.path(name))
     }
 
-    fn path(&self, name: SegmentName) -> PathBuf {
+    /// The file of a segment, whether it exists or not.
+    #[must_use]
+    pub fn path(&self, name: SegmentName) -> PathBuf {
         self.folder.path(&name.to_string())
     }
 

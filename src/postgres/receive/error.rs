@@ -1,5 +1,7 @@
 //! Why receiving ends.
 
+use std::path::PathBuf;
+
 use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
@@ -51,15 +53,26 @@ pub enum ReceiveError {
         expected: SegmentSize,
     },
     /// The stream does not fit what came before.
-    #[error(
-        "the WAL of timeline {timeline} does not go on where it was: {source}; was the server, or this machine, set \
-            back to an older state?"
-    )]
+    #[error("the WAL of timeline {timeline} does not continue where it was: {source}")]
     Assemble {
         /// On which timeline.
         timeline: TimelineId,
         /// What is wrong.
         source: AssembleError,
+    },
+    /// The server sends other bytes than it sent before for the segment in the spool.
+    #[error(
+        "the WAL at {at} on timeline {timeline} is not what this server sent before: the server has lost its last WAL \
+            or was set back to an older state, or another server answers. Nothing was removed. If it is the right \
+            server, move {} away, start walkeep receive again, and take a new backup", spool_file.display()
+    )]
+    Diverged {
+        /// On which timeline.
+        timeline: TimelineId,
+        /// The first byte that differs.
+        at: Lsn,
+        /// The only copy of what was received before.
+        spool_file: PathBuf,
     },
     /// The server has less WAL than we do.
     #[error(
@@ -96,6 +109,7 @@ impl HasKind for ReceiveError {
             | ReceiveError::WrongSystem { .. }
             | ReceiveError::WrongSize { .. }
             | ReceiveError::Assemble { .. }
+            | ReceiveError::Diverged { .. }
             | ReceiveError::History(_)
             | ReceiveError::WrongHistory(_)
             | ReceiveError::WorkerLost => ErrorKind::Failed,

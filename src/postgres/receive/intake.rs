@@ -15,7 +15,7 @@ use crate::postgres::archive::spool::{Spool, SpoolFile};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
-use crate::postgres::wal::assemble::{PartialSegment, SegmentAssembler, WalSegment};
+use crate::postgres::wal::assemble::{AssembleError, PartialSegment, SegmentAssembler, WalSegment};
 use crate::postgres::wire::XLogData;
 use crate::vault::spool::SpoolError;
 
@@ -172,8 +172,8 @@ impl TimelineIntake {
         while let Some(bytes) = uploads.spare_buffer() {
             self.assembler.recycle(bytes);
         }
-        let wrong = |source| ReceiveError::Assemble { timeline: self.timeline, source };
-        self.assembler.push(wal.start, &wal.bytes).map_err(wrong)?;
+        let pushed = self.assembler.push(wal.start, &wal.bytes);
+        pushed.map_err(|source| self.assemble_error(source))?;
         while let Some(segment) = self.assembler.poll() {
             let Some(number) = segment.name.number(self.size) else { continue };
             let begun = self.ledger.spooled_until(number) > number.start(self.size);
@@ -190,6 +190,15 @@ impl TimelineIntake {
             }
         }
         Ok(())
+    }
+
+    fn assemble_error(&self, source: AssembleError) -> ReceiveError {
+        let timeline = self.timeline;
+        let AssembleError::Differs { at } = source else { return ReceiveError::Assemble { timeline, source } };
+        match SegmentName::new(timeline, self.size.segment_of(at), self.size) {
+            Some(name) => ReceiveError::Diverged { timeline, at, spool_file: self.spool.path(name) },
+            None => ReceiveError::Assemble { timeline, source },
+        }
     }
 
     /// The segment under way, if it is worth copying: when the server has the rest of it, it will soon be whole.

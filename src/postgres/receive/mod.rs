@@ -50,7 +50,10 @@
 mod intake;
 mod segment_uploads;
 pub mod acknowledge;
+mod resume_context;
 mod resume;
+mod archived_path;
+mod slot;
 mod error;
 mod settings;
 mod server_clock;
@@ -70,7 +73,6 @@ pub use settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 
 use crate::base::clock::{Clock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
-use crate::base::units::parse_duration;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
@@ -80,7 +82,8 @@ use crate::postgres::wire::{self, NextTimeline, ReplicationConnection, SlotName,
 use intake::{IntakeStart, SpoolScope, TimelineIntake};
 use piece_uploads::PieceUploads;
 use receiver_state::ReceiverState;
-use resume::ResumeContext;
+use resume::GapEnd;
+use resume_context::ResumeContext;
 use segment_uploads::SegmentUploads;
 use stream_session::{StreamEnd, StreamSession};
 
@@ -91,6 +94,9 @@ const RECONNECT_POLICY: RetryPolicy =
 
 /// How long a clean end may take: what is on its way to the repository, and the server's farewell.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the server may take to say farewell, if we are to stop: nothing depends on it any more.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How receiving ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,11 +238,10 @@ impl Receiver<'_> {
         if *self.shutdown.borrow() {
             return self.outcome(false);
         }
-        let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
-        let mut known = self.inspect_server(&mut connection).await?;
+        let (mut connection, mut known) = unless_stopped(&self.shutdown, Box::pin(self.connect(clock))).await?;
         self.prepare_resume(&known).await?;
         loop {
-            let next = match self.stream_timeline(connection, clock).await {
+            let next = match self.stream_timeline(connection, &known, clock).await {
                 Ok(StreamOutcome::Finished(finished)) => return Ok(finished),
                 Ok(StreamOutcome::Next(same, next)) => {
                     connection = same;
@@ -246,19 +251,23 @@ impl Receiver<'_> {
                     self.record_gap(&known, clock, &error).await?;
                     return Err(wire::ReplicationError::ConnectionClosed(None).into());
                 }
-                Err(ReceiveError::Replication(error)) if error.is_slot_lost() => return self.replace_slot(error).await,
+                Err(ReceiveError::Replication(error)) if error.is_slot_lost() => {
+                    return unless_stopped(&self.shutdown, self.replace_slot(error)).await;
+                }
                 Err(ReceiveError::Replication(error)) if error.is_ahead_of_server() => {
                     return Err(self.server_behind_error());
                 }
                 Err(error) => return Err(error),
             };
-            known.path = resume::learn_path(&mut connection, self.archive, next.timeline).await?;
+            let learned = resume::learn_path(&mut connection, self.archive, next.timeline);
+            known.path = unless_stopped(&self.shutdown, learned).await?;
             self.switch_timeline(next).await?;
         }
     }
 
-    /// Which cluster this is, on which timelines, with which slot.
-    async fn inspect_server(&self, connection: &mut ReplicationConnection) -> Result<ResumeContext, ReceiveError> {
+    /// Connects, and learns which cluster this is, on which timelines, with which slot.
+    async fn connect(&self, clock: &dyn Clock) -> Result<(ReplicationConnection, ResumeContext), ReceiveError> {
+        let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
         let identity = connection.identify_system().await?;
         let size = connection.segment_size().await?;
         if let Some(expected) = self.archive.identity().await? {
@@ -271,11 +280,11 @@ impl Receiver<'_> {
             }
         }
         let slot = match &self.settings.slot {
-            Some(name) => ensure_slot(connection, name).await?,
+            Some(name) => slot::ensure_slot(&mut connection, &self.settings.conninfo, name, clock).await?,
             None => None,
         };
-        let path = resume::learn_path(connection, self.archive, identity.timeline).await?;
-        Ok(ResumeContext { identity, size, path, slot })
+        let path = resume::learn_path(&mut connection, self.archive, identity.timeline).await?;
+        Ok((connection, ResumeContext { identity, size, path, slot }))
     }
 
     /// Finds where to begin, or checks that what is in memory still fits the server.
@@ -283,7 +292,8 @@ impl Receiver<'_> {
         let Some(state) = &self.state else {
             let mut uploads = SegmentUploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
                 .map_err(|_no_thread| ReceiveError::WorkerLost)?;
-            let beginning = resume::find_start(self.archive, &self.spool, known, &mut uploads).await?;
+            let found = resume::find_start(self.archive, &self.spool, known, &mut uploads);
+            let beginning = unless_stopped(&self.shutdown, found).await?;
             uploads.clocks.resume(resume::read_clock_measurements(self.archive, &beginning, known.size).await);
             let intake = TimelineIntake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
             let copies = PieceUploads::new(self.archive, known.size, self.settings.copy_every);
@@ -307,22 +317,11 @@ impl Receiver<'_> {
     async fn switch_timeline(&mut self, next: NextTimeline) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
-        while state.uploads.outstanding() > 0 {
-            let done = tokio::select! {
-                done = state.uploads.next_uploaded() => done,
-                _ = self.shutdown.changed() => return Err(wire::ReplicationError::ConnectionClosed(None).into()),
-            };
-            state.finish_upload(done, self.observer)?;
-        }
+        self.wait_for_uploads().await?;
+        let Some(state) = &mut self.state else { return Ok(()) };
         let safe = state.intake.safe_lsn();
-        if let Some(partial) = state.intake.current_segment() {
-            resume::archive_tail(self.archive, partial.name, partial.bytes, state.size).await?;
-            state.copies.mark_archived(partial.name);
-            let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.remove_segment(partial.name))
-                .await
-                .map_err(|_panic| ReceiveError::WorkerLost)??;
-        }
+        self.archive_unfinished_segment().await?;
+        let Some(state) = &mut self.state else { return Ok(()) };
         let segment = state.size.segment_of(next.start);
         let beginning = IntakeStart { timeline: next.timeline, segment, spooled: None };
         let mut intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
@@ -332,19 +331,44 @@ impl Receiver<'_> {
         Ok(())
     }
 
+    /// Waits until everything that is on its way is in the repository.
+    async fn wait_for_uploads(&mut self) -> Result<(), ReceiveError> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        while state.uploads.outstanding() > 0 {
+            let done = tokio::select! {
+                done = state.uploads.next_uploaded() => done,
+                _ = self.shutdown.changed() => return Err(wire::ReplicationError::ConnectionClosed(None).into()),
+            };
+            state.finish_upload(done, self.observer)?;
+        }
+        Ok(())
+    }
+
+    /// Archives what has come of a segment that will not be continued, and removes it from the spool.
+    async fn archive_unfinished_segment(&mut self) -> Result<(), ReceiveError> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        let Some(partial) = state.intake.current_segment() else { return Ok(()) };
+        resume::archive_tail(self.archive, partial.name, partial.bytes, state.size).await?;
+        state.copies.mark_archived(partial.name);
+        let spool = self.spool.clone();
+        tokio::task::spawn_blocking(move || spool.remove_segment(partial.name))
+            .await
+            .map_err(|_panic| ReceiveError::WorkerLost)??;
+        Ok(())
+    }
+
     /// Streams the timeline that the intake is on, to its end or ours.
     async fn stream_timeline(
         &mut self,
         connection: ReplicationConnection,
+        known: &ResumeContext,
         clock: &dyn Clock,
     ) -> Result<StreamOutcome, ReceiveError> {
         let Some(state) = &mut self.state else { return Err(ReceiveError::WorkerLost) };
-        let mut connection = connection;
-        let timeout_text = connection.show("wal_sender_timeout").await?;
-        let sender_timeout = parse_duration(&timeout_text).unwrap_or(Duration::from_secs(60));
         let (timeline, from, server) =
             (state.intake.timeline(), state.intake.stream_from(), connection.peer().to_owned());
-        let standby = connection.is_in_recovery().await?;
+        let opened = open_stream(connection, self.settings.slot.as_ref(), from, timeline);
+        let OpenedStream { started, standby, sender_timeout } = unless_stopped(&self.shutdown, opened).await?;
         if standby {
             tracing::info!(
                 server,
@@ -352,15 +376,23 @@ impl Receiver<'_> {
             );
         }
         state.uploads.clocks.begin_stream(clock.machine(), standby);
-        let mut stream = match connection.start_physical(self.settings.slot.as_ref(), from, timeline).await? {
+        let mut stream = match started {
             StartedReplication::Streaming(stream) => stream,
             StartedReplication::TimelineEnded(connection, next) => return Ok(StreamOutcome::Next(connection, next)),
         };
         self.observer.event(ReceiveEvent::Streaming { server, timeline, from });
+        let held_beyond = known.slot.and_then(|slot| slot.restart).is_some_and(|held| held > state.intake.safe_lsn());
         let mut session =
             StreamSession::new(self.settings, clock, self.observer, state, self.shutdown.clone(), sender_timeout);
+        if held_beyond {
+            session.report_once_heard();
+        }
         let ended = session.run(&mut stream).await?;
-        let finish = timeout(clock, SHUTDOWN_TIMEOUT, stream.finish()).await;
+        let farewell = match ended {
+            StreamEnd::Timeline => SHUTDOWN_TIMEOUT,
+            StreamEnd::Reached | StreamEnd::Shutdown => FAREWELL_TIMEOUT,
+        };
+        let finish = timeout(clock, farewell, stream.finish()).await;
         match (ended, finish) {
             (StreamEnd::Timeline, Some(finish)) => match finish? {
                 (connection, Some(next)) => Ok(StreamOutcome::Next(connection, next)),
@@ -386,44 +418,43 @@ impl Receiver<'_> {
     ) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
-        let lost_from = state.intake.position();
-        let (timeline, segment) = resume::position_after_gap(known, lost_from);
-        let end = segment.start(state.size);
-        if end <= state.intake.stream_from() {
+        let (lost_from, size) = (state.intake.position(), state.size);
+        let (timeline, stream_from) = (state.intake.timeline(), state.intake.stream_from());
+        let found = resume::find_gap_end(self.archive, known, lost_from).await?;
+        let end = match found {
+            GapEnd::OnServer(_, segment) | GapEnd::Archived(segment) => segment.start(size),
+        };
+        if end <= stream_from && !matches!(found, GapEnd::Archived(_)) {
             // The server is not ahead of us; it has lost what it has not written yet, which makes no sense.
             return Err(wire::ReplicationError::UnexpectedAnswer("START_REPLICATION").into());
         }
-        let gap = Gap {
-            timeline: state.intake.timeline(),
-            start: lost_from,
-            end,
-            noticed_at: clock.now(),
-            reason: format!("the server had removed the WAL before it was received: {error}"),
-        };
-        self.archive.record_gap(&gap).await?;
-        self.observer.event(ReceiveEvent::Gap(gap));
-        if let Some(partial) = state.intake.current_segment() {
-            resume::archive_tail(self.archive, partial.name, partial.bytes, state.size).await?;
-            state.copies.mark_archived(partial.name);
-            let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.remove_segment(partial.name))
-                .await
-                .map_err(|_panic| ReceiveError::WorkerLost)??;
+        if end > lost_from {
+            let reason = format!("the server had removed the WAL before it was received: {error}");
+            let gap = Gap { timeline, start: lost_from, end, noticed_at: clock.now(), reason };
+            self.archive.record_gap(&gap).await?;
+            self.observer.event(ReceiveEvent::Gap(gap));
         }
+        self.archive_unfinished_segment().await?;
+        let GapEnd::OnServer(timeline, segment) = found else {
+            // What follows the hole is archived. The next attempt looks for the next hole.
+            self.wait_for_uploads().await?;
+            self.state = None;
+            return Ok(());
+        };
+        let Some(state) = &mut self.state else { return Ok(()) };
         let beginning = IntakeStart { timeline, segment, spooled: None };
-        state.intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
+        state.intake = TimelineIntake::new(beginning, self.spool.clone(), size, self.settings.acknowledge)?;
         Ok(())
     }
 
-    /// The server has given our slot up. A new one holds WAL from now on; whether ours is still there, the next attempt
-    /// tells.
-    async fn replace_slot(&mut self, error: wire::ReplicationError) -> Result<ReceiveOutcome, ReceiveError> {
+    /// The server has invalidated our slot and refuses to stream from it. A new one holds WAL from now on. Whether what
+    /// we need is still there, the next attempt shows.
+    async fn replace_slot(&self, error: wire::ReplicationError) -> Result<ReceiveOutcome, ReceiveError> {
         let Some(slot) = &self.settings.slot else { return Err(error.into()) };
-        tracing::error!(error = &error as &dyn std::error::Error, %slot, "the server has given up the slot; it is \
-            made anew");
+        tracing::error!(error = &error as &dyn std::error::Error, %slot, "the server has invalidated the replication \
+            slot; it is dropped and created again");
         let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
-        connection.drop_slot(slot).await?;
-        connection.create_physical_slot(slot, true).await?;
+        slot::drop_and_create(&mut connection, slot).await?;
         connection.close().await;
         Err(wire::ReplicationError::ConnectionClosed(None).into())
     }
@@ -444,23 +475,40 @@ enum StreamOutcome {
     Next(ReplicationConnection, NextTimeline),
 }
 
-/// Makes the slot if it isn't there; gives it where the server can show it.
-async fn ensure_slot(
-    connection: &mut ReplicationConnection,
-    name: &SlotName,
-) -> Result<Option<wire::ReplicationSlot>, ReceiveError> {
-    if connection.version().can_read_slots() {
-        if let Some(slot) = connection.read_replication_slot(name).await? {
-            return Ok(Some(slot));
+/// A stream that has begun, and what has to be known of its server.
+struct OpenedStream {
+    started: StartedReplication,
+    /// Whether the server is one.
+    standby: bool,
+    sender_timeout: Duration,
+}
+
+async fn open_stream(
+    mut connection: ReplicationConnection,
+    slot: Option<&SlotName>,
+    from: Lsn,
+    timeline: TimelineId,
+) -> Result<OpenedStream, ReceiveError> {
+    let sender_timeout = connection.show_duration("wal_sender_timeout").await?;
+    let standby = connection.is_in_recovery().await?;
+    let started = connection.start_physical(slot, from, timeline).await?;
+    Ok(OpenedStream { started, standby, sender_timeout })
+}
+
+/// What `work` gives, unless we are to stop first: then it is dropped, and must have done nothing by halves.
+async fn unless_stopped<T>(
+    shutdown: &watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, ReceiveError>>,
+) -> Result<T, ReceiveError> {
+    let mut shutdown = shutdown.clone();
+    let stopped = async {
+        if shutdown.wait_for(|stop| *stop).await.is_err() {
+            // No one is left who could stop us.
+            std::future::pending::<()>().await;
         }
-        connection.create_physical_slot(name, true).await?;
-        tracing::info!(slot = %name, "made a replication slot");
-        return Ok(connection.read_replication_slot(name).await?);
+    };
+    tokio::select! {
+        done = work => done,
+        () = stopped => Err(wire::ReplicationError::ConnectionClosed(None).into()),
     }
-    match connection.create_physical_slot(name, true).await {
-        Ok(()) => tracing::info!(slot = %name, "made a replication slot"),
-        Err(error) if error.is_duplicate() => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(None)
 }

@@ -1,5 +1,5 @@
-//! Where the archive ends, and so where receiving goes on: the repository's listing, the spool, the slot, and the
-//! server's own position, in this order.
+//! Where receiving continues: at the first segment that the repository and the spool do not have ([`archived_path`]).
+//! If both are empty, where the slot begins, or else at the server's own position.
 //!
 //! `IDENTIFY_SYSTEM` alone would skip whatever the server wrote while nobody listened, so it is asked only where there
 //! is no archive yet.
@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::archived_path;
 use super::error::ReceiveError;
 use super::intake::IntakeStart;
+use super::resume_context::ResumeContext;
 use super::segment_uploads::SegmentUploads;
 use crate::base::clock::ClockMeasurement;
 use crate::postgres::archive::Archive;
@@ -17,18 +19,7 @@ use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
-use crate::postgres::wire::{ReplicationConnection, ReplicationSlot, SystemIdentity};
-
-/// What is known before anything is streamed.
-#[derive(Debug)]
-pub(super) struct ResumeContext {
-    pub(super) identity: SystemIdentity,
-    pub(super) size: SegmentSize,
-    /// The server's timelines, up to its own.
-    pub(super) path: TimelinePath,
-    /// The slot, where the server can show it.
-    pub(super) slot: Option<ReplicationSlot>,
-}
+use crate::postgres::wire::ReplicationConnection;
 
 /// Archives the history of every timeline on the server's path that has one and is not archived yet, and gives the
 /// path.
@@ -51,7 +42,7 @@ pub(super) async fn learn_path(
         // A server that was made from a backup may lack the files of its ancestors; its own names them all.
         match connection.timeline_history(ancestor).await {
             Ok((_, text)) => drop(archive.put_file(&WalFileName::History(ancestor), text).await?),
-            Err(error) if error.sqlstate().is_some() => {
+            Err(error) if error.is_no_history() => {
                 tracing::info!(%ancestor, error = &error as &dyn std::error::Error, "the server has no history of an ancestor");
             }
             Err(error) => return Err(error.into()),
@@ -83,7 +74,13 @@ pub(super) async fn find_start(
             .await
             .map_err(|_panic| ReceiveError::WorkerLost)??
     };
-    let (timeline, first) = first_missing(archive, known, &listed).await?;
+    let (timeline, first) = match archived_path::first_missing(archive, known, spool, &listed).await? {
+        Some(found) => found,
+        None => {
+            let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
+            (known.path.timeline_at(position), known.size.segment_of(position))
+        }
+    };
     let missing = FirstMissing { timeline, segment: first };
     let mut next = first;
     while let Some(name) = SegmentName::new(timeline, next, known.size).filter(|name| listed.contains(name)) {
@@ -116,38 +113,6 @@ pub(super) async fn read_clock_measurements(
         .unwrap_or_default()
 }
 
-/// The timeline to go on with, and its first segment that the repository does not have.
-async fn first_missing(
-    archive: &Arc<Archive>,
-    known: &ResumeContext,
-    listed: &[SegmentName],
-) -> Result<(TimelineId, SegmentNo), ReceiveError> {
-    let size = known.size;
-    for span in known.path.spans().iter().rev() {
-        let timeline = span.timeline;
-        let last = archive.last_segment(timeline).await?.and_then(|name| name.number(size));
-        let spooled =
-            listed.iter().filter(|name| name.timeline() == timeline).filter_map(|name| name.number(size)).min();
-        let after = match (last, spooled) {
-            (Some(last), _) => last.next(),
-            (None, Some(spooled)) => spooled,
-            (None, None) => continue,
-        };
-        // More of this timeline may be archived than the server ever had: another went on with it. The server's own way
-        // begins at the fork.
-        if let Some(fork) = span.end.filter(|fork| after.start(size) > *fork) {
-            return Ok((known.path.timeline_at(fork), size.segment_of(fork)));
-        }
-        let missing = first_segment_to_fill(archive, known, timeline, after).await?;
-        return Ok((
-            timeline,
-            if missing == after { segment_after_gap(archive, size, timeline, after).await? } else { missing },
-        ));
-    }
-    let position = known.slot.and_then(|slot| slot.restart).unwrap_or(known.identity.flushed);
-    Ok((known.path.timeline_at(position), size.segment_of(position)))
-}
-
 /// Up to where two ways through the timelines are one, if ours has come to `position`.
 pub(super) fn common_end(ours: &TimelinePath, position: Lsn, theirs: &TimelinePath) -> Lsn {
     let shared =
@@ -155,44 +120,6 @@ pub(super) fn common_end(ours: &TimelinePath, position: Lsn, theirs: &TimelinePa
     let Some((our, their)) = shared else { return Lsn::INVALID };
     let end = |span: Option<Lsn>| span.unwrap_or(Lsn::MAX);
     position.min(end(our.end)).min(end(their.end))
-}
-
-/// Where a recorded gap that begins in segment `after` ends: what is in it was asked for already, and the server did
-/// not have it.
-async fn segment_after_gap(
-    archive: &Archive,
-    size: SegmentSize,
-    timeline: TimelineId,
-    after: SegmentNo,
-) -> Result<SegmentNo, ReceiveError> {
-    let gaps = archive.gaps().await?;
-    let here = gaps.iter().filter(|gap| gap.timeline == timeline && size.segment_of(gap.start) == after);
-    Ok(here.map(|gap| size.segment_of(gap.end)).max().unwrap_or(after))
-}
-
-/// If segments are missing between what the slot holds and what is archived, the first of them; the server still has
-/// it.
-async fn first_segment_to_fill(
-    archive: &Arc<Archive>,
-    known: &ResumeContext,
-    timeline: TimelineId,
-    after: SegmentNo,
-) -> Result<SegmentNo, ReceiveError> {
-    let Some(restart) = known.slot.and_then(|slot| slot.restart) else { return Ok(after) };
-    let held = known.size.segment_of(restart);
-    if held >= after || known.path.timeline_at(restart) != timeline {
-        return Ok(after);
-    }
-    let before = held.previous().and_then(|previous| SegmentName::new(timeline, previous, known.size));
-    let found = archive.list_segments(timeline, before).await?.found;
-    let mut missing = held;
-    for number in found.iter().filter_map(|(name, _)| name.number(known.size)) {
-        if number != missing {
-            break;
-        }
-        missing = missing.next();
-    }
-    Ok(missing.min(after))
 }
 
 /// The first segment that no repository has, on the timeline that is received.
@@ -256,11 +183,30 @@ pub(super) async fn archive_tail(
     Ok(())
 }
 
-/// The position from which on a server that no longer has ours can still send: what its slot holds, or where it is now.
-pub(super) fn position_after_gap(known: &ResumeContext, lost_from: Lsn) -> (TimelineId, SegmentNo) {
+/// Where a gap ends, and how to continue after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GapEnd {
+    /// The server still has the WAL from the start of this segment on.
+    OnServer(TimelineId, SegmentNo),
+    /// This segment is archived: the gap was a hole.
+    Archived(SegmentNo),
+}
+
+/// Where a gap that begins at `lost_from` ends: at the first segment that is archived, or that the server can still
+/// send. That is what the slot holds, or, without one, where the server is now.
+pub(super) async fn find_gap_end(
+    archive: &Archive,
+    known: &ResumeContext,
+    lost_from: Lsn,
+) -> Result<GapEnd, ReceiveError> {
     let restart = known.slot.and_then(|slot| slot.restart).filter(|restart| *restart > lost_from);
     let position = restart.unwrap_or(known.identity.flushed);
-    (known.path.timeline_at(position), known.size.segment_of(position))
+    let (timeline, segment) = (known.path.timeline_at(position), known.size.segment_of(position));
+    let archived = archived_path::next_archived(archive, known, known.size.segment_of(lost_from)).await?;
+    Ok(match archived {
+        Some((_, archived)) if archived <= segment => GapEnd::Archived(archived),
+        _ => GapEnd::OnServer(timeline, segment),
+    })
 }
 
 #[cfg(test)]

@@ -21,9 +21,12 @@ use crate::postgres::wire::{self, PhysicalStream, StandbyStatus, WalStreamEvent}
 /// Reports go out at least this often, so that the server knows we are there and monitoring sees how far.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An idle server has nothing to say but its clock, for which we ask all the time; without an answer for so long the
-/// connection is dead, whatever TCP thinks (`wal_receiver_timeout` is 60 s).
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// The least time after which a silent connection is dead, whatever TCP thinks. An idle server has nothing to say but
+/// its clock, for which we ask every ten seconds: more than one question was not answered then.
+const MIN_SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The same for a server that never cuts off a silent standby (`wal_receiver_timeout` is 60 s, too).
+const DEFAULT_SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Messages taken in one go before the rest gets its turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -52,6 +55,9 @@ pub(super) struct StreamSession<'a> {
     reported: Lsn,
     reported_at: Duration,
     heard_at: Duration,
+    /// Whether reports may go out. A report moves the slot, also back, so none is sent that would move it to WAL that
+    /// the server has removed: it reports such a loss at once.
+    may_report: bool,
     reply_wanted: bool,
     question: ClockProbe,
     ended: bool,
@@ -78,10 +84,16 @@ impl<'a> StreamSession<'a> {
             reported: Lsn::INVALID,
             reported_at: now,
             heard_at: now,
+            may_report: true,
             reply_wanted: true,
             question: ClockProbe::first_due_at(now),
             ended: false,
         }
+    }
+
+    /// Reports nothing before the server has sent something. For a stream that begins before what the slot holds.
+    pub(super) fn report_once_heard(&mut self) {
+        self.may_report = false;
     }
 
     pub(super) async fn run(&mut self, stream: &mut PhysicalStream) -> Result<StreamEnd, ReceiveError> {
@@ -157,6 +169,7 @@ impl<'a> StreamSession<'a> {
 
     fn handle_event(&mut self, event: WalStreamEvent) -> Result<(), ReceiveError> {
         self.heard_at = self.clock.elapsed();
+        self.may_report = true;
         match event {
             WalStreamEvent::Wal(wal) => self.state.intake.push_wal(&wal, &mut self.state.uploads)?,
             WalStreamEvent::Keepalive(keepalive) => {
@@ -190,6 +203,9 @@ impl<'a> StreamSession<'a> {
 
     /// How long until there is something to do that nobody calls for.
     fn time_until_due(&self) -> Duration {
+        if !self.may_report {
+            return REPORT_INTERVAL;
+        }
         let copy = self
             .state
             .intake
@@ -197,6 +213,11 @@ impl<'a> StreamSession<'a> {
             .and_then(|_| self.state.copies.until_due(self.state.intake.position(), self.clock.elapsed()));
         let question = self.question.until_due(self.clock.elapsed());
         self.time_until_report().min(copy.unwrap_or(Duration::MAX)).min(question.unwrap_or(Duration::MAX))
+    }
+
+    /// How long the server may be silent: as long as it lets us be (`wal_sender_timeout`).
+    fn silence_limit(&self) -> Duration {
+        if self.sender_timeout.is_zero() { DEFAULT_SILENCE_LIMIT } else { self.sender_timeout.max(MIN_SILENCE_LIMIT) }
     }
 
     /// How long until the next report is due.
@@ -211,6 +232,9 @@ impl<'a> StreamSession<'a> {
     /// Sends a report if there is something new in it, if the server wants one, or if it is time for that or to ask for
     /// its clock.
     async fn send_report(&mut self, stream: &mut PhysicalStream) -> Result<(), ReceiveError> {
+        if !self.may_report {
+            return Ok(());
+        }
         // What is only in memory is not written, so both positions are the one that is safe. Nothing is ever applied.
         let safe = self.state.intake.safe_lsn();
         let ask = self.question.is_due(self.clock.elapsed());
@@ -236,10 +260,9 @@ impl<'a> StreamSession<'a> {
         if !may_take {
             // It may be speaking; we don't listen.
             self.heard_at = self.clock.elapsed();
-        } else if self.clock.elapsed().saturating_sub(self.heard_at) > SILENCE_LIMIT {
-            return Err(
-                wire::ReplicationError::TimedOut { host: stream.peer().to_owned(), limit: SILENCE_LIMIT }.into()
-            );
+        } else if self.clock.elapsed().saturating_sub(self.heard_at) > self.silence_limit() {
+            let (host, limit) = (stream.peer().to_owned(), self.silence_limit());
+            return Err(wire::ReplicationError::TimedOut { host, limit }.into());
         }
         let pause = self.time_until_due();
         let StreamSession { state, clock, shutdown, load, .. } = self;

@@ -13,6 +13,10 @@ mod index;
 mod wire_refusals;
 /// The receiver: complete, resumable, truthful.
 mod receive;
+/// The receiver's slot, and what is missing in the archive.
+mod receive_slot;
+/// Servers that say nothing, or something else than before.
+mod receive_silence;
 /// What the receiver acknowledged, after server and receiver crashed together.
 mod receive_spool;
 /// The segment under way in the repository.

@@ -27,24 +27,24 @@ use crate::support::{Cluster, Options, QUICK, Scratch, majors};
 const MIB: u64 = 1 << 20;
 
 /// An archive in a scratch directory, unencrypted, and a receiver's state beside it.
-struct Home {
-    scratch: Scratch,
+pub(super) struct Home {
+    pub(super) scratch: Scratch,
 }
 
 impl Home {
-    fn new() -> Home {
+    pub(super) fn new() -> Home {
         Home { scratch: Scratch::new() }
     }
 
-    async fn archive(&self) -> Arc<Archive> {
+    pub(super) async fn archive(&self) -> Arc<Archive> {
         open_archive(self.scratch.path()).await
     }
 
-    fn settings(&self, conninfo: &str) -> ReceiveSettings {
+    pub(super) fn settings(&self, conninfo: &str) -> ReceiveSettings {
         settings(self.scratch.path(), conninfo)
     }
 
-    async fn receive_until(&self, cluster: &Cluster, end: &str) -> ReceiveOutcome {
+    pub(super) async fn receive_until(&self, cluster: &Cluster, end: &str) -> ReceiveOutcome {
         let mut settings = self.settings(&cluster.conninfo());
         settings.end = Some(end.parse().unwrap());
         let (_running, shutdown) = watch::channel(false);
@@ -55,7 +55,7 @@ impl Home {
 
     /// The segments of a timeline in the archive, each compared with the server's own file where the server still has
     /// it.
-    async fn compare(&self, cluster: &Cluster, timeline: u32) -> Vec<SegmentName> {
+    pub(super) async fn compare(&self, cluster: &Cluster, timeline: u32) -> Vec<SegmentName> {
         let archive = self.archive().await;
         let timeline = TimelineId::new(timeline).unwrap();
         let mut names = Vec::new();
@@ -112,7 +112,7 @@ fn settings(home: &Path, conninfo: &str) -> ReceiveSettings {
 
 /// Notes what happens.
 #[derive(Default)]
-struct Notes(Mutex<Vec<String>>);
+pub(super) struct Notes(pub(super) Mutex<Vec<String>>);
 
 impl ReceiveObserver for Notes {
     fn event(&self, event: ReceiveEvent) {
@@ -129,20 +129,20 @@ impl ReceiveObserver for Notes {
 }
 
 impl Notes {
-    fn has(&self, text: &str) -> bool {
+    pub(super) fn has(&self, text: &str) -> bool {
         self.0.lock().unwrap().iter().any(|note| note.contains(text))
     }
 }
 
 /// A receiver in the background of this test.
-struct Background {
-    notes: Arc<Notes>,
+pub(super) struct Background {
+    pub(super) notes: Arc<Notes>,
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<Result<ReceiveOutcome, ReceiveError>>,
+    pub(super) task: tokio::task::JoinHandle<Result<ReceiveOutcome, ReceiveError>>,
 }
 
 impl Background {
-    async fn start(home: &Home, settings: ReceiveSettings) -> Background {
+    pub(super) async fn start(home: &Home, settings: ReceiveSettings) -> Background {
         let notes = Arc::new(Notes::default());
         let (stop, shutdown) = watch::channel(false);
         let (archive, observer) = (home.archive().await, Arc::clone(&notes));
@@ -150,7 +150,7 @@ impl Background {
         Background { notes, stop, task }
     }
 
-    async fn wait_for(&self, text: &str) {
+    pub(super) async fn wait_for(&self, text: &str) {
         for _ in 0..3000 {
             if self.notes.has(text) {
                 return;
@@ -161,7 +161,7 @@ impl Background {
         panic!("no {text:?} in {:?}", self.notes.0.lock().unwrap());
     }
 
-    async fn stop(self) -> Result<ReceiveOutcome, ReceiveError> {
+    pub(super) async fn stop(self) -> Result<ReceiveOutcome, ReceiveError> {
         self.stop.send(true).unwrap();
         tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("it did not stop").unwrap()
     }
@@ -374,7 +374,7 @@ async fn a_fork_before_the_end_of_what_was_received_is_followed() {
     }
 }
 
-fn walk(folder: &Path) -> Vec<String> {
+pub(super) fn walk(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -425,30 +425,7 @@ async fn another_cluster_is_refused() {
     assert!(error.to_string().contains(&other.system_identifier().to_string()), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_set_back_to_an_older_state_is_noticed() {
-    let mut cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
-    let home = Home::new();
-    cluster.sql("create table t (x int)");
-    home.receive_until(&cluster, &cluster.current_lsn()).await;
-    cluster.stop();
-    let copy = Scratch::new();
-    let saved = copy.join("saved");
-    copy_dir(cluster.data(), &saved);
-    cluster.start_again();
-    cluster.sql("insert into t values (1)");
-    home.receive_until(&cluster, &cluster.sql("select pg_current_wal_flush_lsn()")).await;
-    cluster.stop();
-    fs::remove_dir_all(cluster.data()).unwrap();
-    copy_dir(&saved, cluster.data());
-    cluster.start_again();
-    cluster.sql("insert into t select generate_series(1, 100)");
-    let receiver = Background::start(&home, home.settings(&cluster.conninfo())).await;
-    let error = tokio::time::timeout(Duration::from_secs(60), receiver.task).await.unwrap().unwrap().unwrap_err();
-    assert!(matches!(error, ReceiveError::Assemble { .. }), "{error}");
-}
-
-fn copy_dir(from: &Path, to: &Path) {
+pub(super) fn copy_dir(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(status.success());
 }
@@ -622,7 +599,7 @@ async fn victim() {
     panic!("the victim ended by itself: {outcome:?}");
 }
 
-fn start_victim(home: &Home, cluster: &Cluster) -> Child {
+pub(super) fn start_victim(home: &Home, cluster: &Cluster) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "postgres::receive::victim", "--ignored", "--nocapture"])
         .env("VICTIM_HOME", home.scratch.path())

@@ -24,15 +24,22 @@ struct Will {
     flip: Mutex<Option<u8>>,
     /// What clients have said, connection after connection.
     said: Mutex<Vec<u8>>,
+    /// Once a client has said this, everything from the server waits.
+    last_word: Mutex<Option<&'static str>>,
     over: AtomicBool,
 }
 
 impl Relay {
     pub(crate) fn before(server: &RedisServer) -> Self {
+        Self::before_port(server.port)
+    }
+
+    /// The same before any server on this machine.
+    pub(crate) fn before_port(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let (port, to) = (listener.local_addr().expect("its address").port(), server.port);
+        let port = listener.local_addr().expect("its address").port();
         let (limit, flip, said, over) = (AtomicU64::new(u64::MAX), Mutex::default(), Mutex::default(), false.into());
-        let will = Arc::new(Will { limit, flip, said, over });
+        let will = Arc::new(Will { limit, flip, said, last_word: Mutex::default(), over });
         let shared = Arc::clone(&will);
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -56,7 +63,18 @@ impl Relay {
         self.will.limit.store(bytes, Ordering::SeqCst);
     }
 
+    /// Holds back everything from the server as soon as a client says this.
+    pub(crate) fn hold_after_word(&self, word: &'static str) {
+        *self.will.last_word.lock().expect("the word") = Some(word);
+    }
+
+    /// Whether a client has said what [`Relay::hold_after_word`] waits for.
+    pub(crate) fn holds(&self) -> bool {
+        self.will.limit.load(Ordering::SeqCst) == 0
+    }
+
     pub(crate) fn let_pass(&self) {
+        *self.will.last_word.lock().expect("the word") = None;
         self.hold_after(u64::MAX);
     }
 
@@ -84,6 +102,11 @@ impl Will {
         let mut buffer = [0; 4096];
         while let Ok(len @ 1..) = from.read(&mut buffer) {
             self.said.lock().expect("what was said").extend_from_slice(&buffer[..len]);
+            if let Some(word) = *self.last_word.lock().expect("the word")
+                && buffer[..len].windows(word.len()).any(|window| window == word.as_bytes())
+            {
+                self.limit.store(0, Ordering::SeqCst);
+            }
             if to.write_all(&buffer[..len]).is_err() {
                 break;
             }

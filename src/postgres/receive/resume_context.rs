@@ -1,0 +1,16 @@
+//! What is known of the server before anything is streamed.
+
+use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::timeline::TimelinePath;
+use crate::postgres::wire::{ReplicationSlot, SystemIdentity};
+
+/// The server, its timelines and its slot.
+#[derive(Debug)]
+pub(super) struct ResumeContext {
+    pub(super) identity: SystemIdentity,
+    pub(super) size: SegmentSize,
+    /// The server's timelines, up to its own.
+    pub(super) path: TimelinePath,
+    /// The slot, where the server can show it.
+    pub(super) slot: Option<ReplicationSlot>,
+}
