@@ -168,6 +168,17 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), DurableError> {
     sync_parents(from, to)
 }
 
+/// Gives `from`, whose content must already be synced, a second name `to`, which must not exist, and syncs the
+/// directory of that name.
+///
+/// # Errors
+/// `AlreadyExists` as [`DurableError::kind`] if `to` exists, or the error of the operating system, for example because
+/// the file system has no hard links.
+pub fn link_new(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fs::hard_link(from, to).map_err(DurableError::io_error("create", to))?;
+    sync_dir(parent_of(to))
+}
+
 /// Creates a directory and those above it that are missing, each with the given permission bits, durably.
 ///
 /// # Errors

@@ -184,6 +184,11 @@ impl Findings {
         }
     }
 
+    /// Damaged files of the spool, each with what is in it and what to do.
+    pub(crate) fn add_set_aside(&mut self, files: &[String]) {
+        files.iter().for_each(|file| self.add(FindingLevel::Bad, "spool", file.clone()));
+    }
+
     pub(crate) fn add_disks(&mut self, disks: &[DiskSpace]) {
         for disk in disks {
             let percent = disk.free.saturating_mul(100) / disk.total.max(1);

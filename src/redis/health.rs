@@ -59,6 +59,8 @@ pub struct HealthFacts {
     pub server: Result<InstanceServerStatus, String>,
     /// Repositories that could not be reached, with what was in the way.
     pub unreachable: Vec<(String, String)>,
+    /// Damaged files of the spool that were set aside, one sentence each.
+    pub set_aside: Vec<String>,
     /// Local disks.
     pub disks: Vec<DiskSpace>,
     /// When snapshots are due, as a cron line in UTC.
@@ -178,6 +180,7 @@ pub async fn check_instance_health(
             Err(why) => Err(why.clone()),
         },
         unreachable: known.unreachable().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
+        set_aside: instance.spool().map(|spool| spool.set_aside_report()).unwrap_or_default(),
         disks: disk_spaces(&places.disks),
         schedule: places.schedule.clone(),
         now: vault.clock().now(),
@@ -233,6 +236,7 @@ fn judge_instance(facts: &HealthFacts) -> HealthReport {
             None => findings.add(FindingLevel::Good, "server", server.about.clone()),
         },
     }
+    findings.add_set_aside(&facts.set_aside);
     findings.add_unreachable_repositories(&facts.unreachable);
     findings.add_disks(&facts.disks);
     let (healthy, findings) = findings.into_sorted();
@@ -366,6 +370,7 @@ mod tests {
             gaps: Vec::new(),
             server: Ok(InstanceServerStatus { about: "Redis 7".into(), replid, offset: Some(500), trouble: None }),
             unreachable: Vec::new(),
+            set_aside: Vec::new(),
             disks: vec![DiskSpace { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
             schedule: Some("0 */6 * * *".into()),
             now: ago(0),
@@ -419,6 +424,7 @@ mod tests {
             "the newest is 10 h 0 min old, and one was due 2 h 0 min ago",
         );
         check(&|facts| facts.unreachable.push(("offsite".into(), "no route".into())), "no route");
+        check(&|facts| facts.set_aside.push("spool/cache/set-aside/x.commands.1".into()), "x.commands.1");
         check(&|facts| facts.disks[0].free = 5 << 20, "free for the state");
         check(
             &|facts| {

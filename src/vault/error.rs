@@ -104,7 +104,7 @@ pub enum VaultError {
     },
     /// What this machine has received and not archived yet can't be read.
     #[error(transparent)]
-    Spool(Arc<crate::vault::spool::SpoolError>),
+    Spool(Arc<crate::vault::spool::error::SpoolError>),
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoRepository,
@@ -125,9 +125,8 @@ impl HasKind for VaultError {
             | VaultError::KeyMissing { .. } => ErrorKind::Integrity,
             VaultError::KeyNotConfigured { .. } | VaultError::NoRepository => ErrorKind::Usage,
             VaultError::NotAllAnswered { .. } => ErrorKind::Unavailable,
-            VaultError::Seal(_) | VaultError::Vanished { .. } | VaultError::Spool(_) | VaultError::WorkerLost => {
-                ErrorKind::Failed
-            }
+            VaultError::Spool(error) => error.kind(),
+            VaultError::Seal(_) | VaultError::Vanished { .. } | VaultError::WorkerLost => ErrorKind::Failed,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::vault::seal::ObjectEncryption;
 use crate::vault::seal::keys::{
     EpochKey, EpochKeyId, KeyEncryptionKey, KeyRing, SealKeyError, unwrap_epoch_key, wrap_epoch_key,
 };
+use crate::vault::seal::wrapped_keys::{WrappedKeys, parse_key_object_name};
 
 /// The keys of all places that can be reached.
 pub(crate) async fn load_keys(
@@ -120,39 +121,24 @@ async fn read_keys(
 ) -> Result<BTreeMap<EpochKeyId, Option<EpochKey>>, VaultError> {
     let Ok(repository) = &place.repository else { return Ok(BTreeMap::new()) };
     let listed = repository.list_level(&key::keys_prefix()).await.map_err(|e| place.repository_error(e))?;
-    let mut names: Vec<(EpochKeyId, u32, ObjectKey)> = listed
+    let mut names: Vec<((EpochKeyId, u32), ObjectKey)> = listed
         .objects
         .into_iter()
-        .filter_map(|object| {
-            let (id, generation) = object.key.file_name().split_once('.')?;
-            Some((id.parse().ok()?, generation.parse().ok()?, object.key))
-        })
+        .filter_map(|object| Some((parse_key_object_name(object.key.file_name())?, object.key)))
         .collect();
     names.sort();
-    let mut found: BTreeMap<EpochKeyId, Option<EpochKey>> = BTreeMap::new();
-    let mut refused: BTreeMap<EpochKeyId, VaultError> = BTreeMap::new();
-    // The latest wrapping first: after a change of the user's key the earlier ones are of the old one.
-    for (id, _, key) in names.iter().rev() {
-        let Some(by) = by else {
-            found.insert(*id, None);
-            continue;
-        };
-        if found.contains_key(id) {
-            continue;
-        }
-        let stored = repository.get(key).await.map_err(|e| place.repository_error(e))?;
-        match unwrap_epoch_key(&stored, by, &repository.id().to_string()) {
-            Ok((stored_id, epoch)) if stored_id == *id => drop(found.insert(*id, Some(epoch))),
-            Ok(_) => drop(refused.insert(*id, key_error(place, key, SealKeyError::Damaged))),
-            Err(source) => drop(refused.entry(*id).or_insert_with(|| key_error(place, key, source))),
+    let Some(by) = by else { return Ok(names.into_iter().map(|((id, _), _)| (id, None)).collect()) };
+    let mut wrapped = WrappedKeys::new(by, &repository.id().to_string());
+    for ((id, _), key) in names.into_iter().rev() {
+        if wrapped.wants(id) {
+            let stored = repository.get(&key).await.map_err(|e| place.repository_error(e))?;
+            wrapped.unwrap_object(id, key, &stored);
         }
     }
-    match refused.into_iter().find(|(id, _)| !found.contains_key(id)) {
-        Some((_, error)) => Err(error),
-        None => Ok(found),
-    }
-}
-
-fn key_error(place: &VaultRepository, key: &ObjectKey, source: SealKeyError) -> VaultError {
-    VaultError::Key { name: place.name.clone(), key: key.to_string(), source }
+    let found = wrapped.finish().map_err(|(key, source)| VaultError::Key {
+        name: place.name.clone(),
+        key: key.to_string(),
+        source,
+    })?;
+    Ok(found.into_iter().map(|(id, key)| (id, Some(key))).collect())
 }

@@ -42,6 +42,8 @@ pub struct VaultSettings {
 pub struct Vault {
     pub(crate) places: Vec<VaultRepository>,
     pub(super) protection: Arc<ObjectEncryption>,
+    /// The user's key, which wraps the spool's keys too.
+    pub(super) key: Option<KeyEncryptionKey>,
     pub(super) level: CompressionLevel,
     pub(super) threads: usize,
     pub(super) clock: SharedClock,
@@ -103,6 +105,7 @@ impl Vault {
         Ok(Vault {
             places,
             protection: Arc::new(protection),
+            key: settings.key,
             level: settings.level,
             threads: settings.threads.max(1),
             clock: settings.clock,
@@ -113,6 +116,12 @@ impl Vault {
     #[must_use]
     pub fn protection(&self) -> &Arc<ObjectEncryption> {
         &self.protection
+    }
+
+    /// The configured key-encryption key; `None` if encryption is off.
+    #[must_use]
+    pub const fn key_encryption_key(&self) -> Option<&KeyEncryptionKey> {
+        self.key.as_ref()
     }
 
     /// How hard to compress unless the caller knows better.

@@ -52,7 +52,7 @@ use crate::vault::repository::key::marker_key;
 use crate::vault::retention::RetentionError;
 use crate::vault::seal::keys::SealKeyError;
 use crate::vault::seal::{EpochKeyId, SealError};
-use crate::vault::spool::SpoolError;
+use crate::vault::spool::error::{SpoolError, SpoolKeyError};
 use crate::vault::verify::VerifyError;
 
 const FAILED: (CliExitCode, ErrorClass) = (CliExitCode::Failed, ErrorClass::Permanent);
@@ -80,6 +80,10 @@ where
 
 fn text() -> String {
     "x".to_owned()
+}
+
+fn wrong_spool_key() -> SpoolError {
+    SpoolKeyError::Unusable { path: path(), source: SealKeyError::Damaged }.into()
 }
 
 fn path() -> PathBuf {
@@ -294,6 +298,8 @@ fn errors_of_receiving_and_of_backups() {
         (ReceiveError::Archive(archive_of(damaged())), INTEGRITY),
         (ReceiveError::Ingest(differs()), CONFLICT),
         (ReceiveError::Spool(SpoolError::Durable(durable_error())), FAILED),
+        (ReceiveError::Spool(wrong_spool_key()), INTEGRITY),
+        (ReceiveError::Spool(SpoolKeyError::NotConfigured { dir: path() }.into()), USAGE),
         (ReceiveError::WrongSystem { host: text(), found: ours, expected: theirs }, FAILED),
         (ReceiveError::WrongSize { found: size(), expected: size() }, FAILED),
         (ReceiveError::Assemble { timeline: timeline(), source: AssembleError::Differs { at: Lsn::new(1) } }, FAILED),
@@ -539,6 +545,7 @@ fn check_snapshot_errors(rdb: fn() -> RdbError, resp: fn() -> RespError) {
         (SnapshotError::ReadFile { path: path(), source: io_error() }, FAILED),
         (SnapshotError::Spool(SpoolError::InUse { dir: path(), pid: None, instead: "x" }), FAILED),
         (SnapshotError::Spool(SpoolError::Durable(durable_error())), UNAVAILABLE),
+        (SnapshotError::Spool(wrong_spool_key()), INTEGRITY),
         (SnapshotError::UnsuitableServer { server: text(), why: text() }, UNAVAILABLE),
         (SnapshotError::StillUploading { replid, first: 1 }, UNAVAILABLE),
         (SnapshotError::SpoolFileChanged { replid, first: 1 }, FAILED),

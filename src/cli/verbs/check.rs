@@ -14,6 +14,7 @@ use crate::cli::show::check::{CONNECTION_SUBJECT, CheckedStore, print_findings, 
 use crate::cli::show::shell;
 use crate::config::{ClusterConfig, Config, InstanceConfig};
 use crate::postgres::archive::Archive;
+use crate::postgres::archive::spool::Spool;
 use crate::postgres::check::{self as postgres_check, CheckedServer};
 use crate::redis;
 use crate::redis::check::stream::{NewestArchived, StreamCheckFacts, judge_stream};
@@ -95,11 +96,20 @@ async fn check_cluster(config: &Config, cluster: &ClusterConfig, around: &CliCon
     };
     if let Some(archive) = &archive {
         probe::check_repositories(archive.vault(), |name| archive.layout().probe(name), &mut findings).await;
+        if let Some(spool) = Spool::existing(&config.state_dir, archive) {
+            let identity = archive.identity().await.ok().flatten();
+            add_set_aside(spool.set_aside_report(identity.map(|identity| identity.segment_size)), &mut findings);
+        }
     }
     if let Err(error) = check_postgres_server(config, cluster, archive.as_ref(), around, &mut findings).await {
         findings.add_error(CONNECTION_SUBJECT, to_cli_error(&error));
     }
     findings
+}
+
+/// Archiving works in spite of them: what they had is no longer on its way.
+fn add_set_aside(files: Vec<String>, findings: &mut CheckFindings) {
+    files.into_iter().for_each(|file| findings.add_warning("spool", file));
 }
 
 async fn check_postgres_server(
@@ -134,6 +144,7 @@ async fn check_instance(config: &Config, of: &InstanceConfig, around: &CliContex
     match &opened {
         Ok(instance) => {
             probe::check_repositories(instance.vault(), |name| instance.layout().probe(name), &mut findings).await;
+            add_set_aside(instance.spool().map(|spool| spool.set_aside_report()).unwrap_or_default(), &mut findings);
         }
         Err(error) => findings.add_error("repository", to_cli_error(error)),
     }

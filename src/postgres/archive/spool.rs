@@ -1,26 +1,26 @@
 //! The spool: WAL that has come and is not in the repository yet, durable on this machine.
 //!
 //! One file a segment, `<segment name>.tail`, which grows at its end. Each append is one frame of a spool file
-//! (`vault::spool`), bound to cluster, segment and offset. An incomplete or unreadable frame ends what is read, and is
-//! cut off before anything is appended again.
+//! (`vault::spool`), bound to cluster, segment and offset. An incomplete last frame ends what is read, and is cut off
+//! before anything is appended again. A file with anything else that does not open is set aside: the receiver uses a
+//! copy of the frames before that, and asks the server for the rest again.
 //!
 //! All calls block. Not known here: who fills the spool, and when a file may go.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Archive;
 use crate::postgres::archive::layout::ClusterName;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
-use crate::vault::seal::{ObjectEncryption, SealedKind};
+use crate::vault::seal::SealedKind;
 use crate::vault::spool::{
-    FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, SpoolError, SpoolFolder, SpoolFormat, SpoolLock, buffered,
-    open_for_reading, remove_file, sync_left_file,
+    FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, ScannedFrames, SetAsideFile, SpoolError, SpoolFolder,
+    SpoolFormat, SpoolLock, SpoolProtection, SpoolRest, buffered, open_for_reading, remove_file, sync_left_file,
 };
 
 /// A frame has at most its plaintext, if that defies compression, and room for header and trailer.
@@ -37,18 +37,23 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// The spool of `archive`'s cluster under `state_dir`; made if it isn't there.
+    /// The receiver's spool of `archive`'s cluster under `state_dir`. Its directory and its key are made if they do not
+    /// exist.
     ///
     /// # Errors
-    /// The directory can't be made.
+    /// The directory can't be made, or the spool's key cannot be unwrapped.
     pub fn open(state_dir: &Path, archive: &Archive) -> Result<Spool, SpoolError> {
-        Spool::in_state_dir(state_dir, archive.cluster(), Arc::clone(archive.vault().protection()))
+        let vault = archive.vault();
+        let by = vault.key_encryption_key();
+        let protection = SpoolProtection::provide(state_dir, by, vault.protection(), vault.clock().now())?;
+        Spool::in_state_dir(state_dir, archive.cluster(), protection)
     }
 
     /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is none.
     #[must_use]
     pub fn existing(state_dir: &Path, archive: &Archive) -> Option<Spool> {
-        let protection = Arc::clone(archive.vault().protection());
+        let vault = archive.vault();
+        let protection = SpoolProtection::read(state_dir, vault.key_encryption_key(), vault.protection());
         let folder = SpoolFolder::in_state_dir(state_dir, archive.cluster().as_str(), &TAIL_FORMAT, protection);
         folder.exists().then_some(Spool { folder })
     }
@@ -61,11 +66,7 @@ impl Spool {
         self.folder.lock("end it, or give this one a state-dir of its own")
     }
 
-    fn in_state_dir(
-        state_dir: &Path,
-        cluster: &ClusterName,
-        protection: Arc<ObjectEncryption>,
-    ) -> Result<Spool, SpoolError> {
+    fn in_state_dir(state_dir: &Path, cluster: &ClusterName, protection: SpoolProtection) -> Result<Spool, SpoolError> {
         let folder = SpoolFolder::in_state_dir(state_dir, cluster.as_str(), &TAIL_FORMAT, protection).create()?;
         Ok(Spool { folder })
     }
@@ -80,18 +81,38 @@ impl Spool {
         Ok(names)
     }
 
-    /// What is spooled of a segment, from its first byte on; empty if nothing is.
+    /// What is spooled of a segment, from its first byte on; empty if nothing is. If the file is damaged, that is what
+    /// precedes the damage.
     ///
     /// # Errors
-    /// The file is there and can't be read.
+    /// The file is there and can't be read, or the spool's key cannot be unwrapped.
     pub fn read_segment(&self, name: SegmentName, size: SegmentSize) -> Result<Bytes, SpoolError> {
         let path = self.path(name);
         let Some(mut file) = open_for_reading(&path)? else { return Ok(Bytes::new()) };
-        Ok(self.scan_frames(&mut file, name, size).map_err(SpoolError::io("read", &path))?.0)
+        let (plain, scanned) = self.scan_frames(&path, &mut file, name, size)?;
+        if let SpoolRest::Damaged(error) = scanned.rest {
+            let (file, bytes) = (path.display(), plain.len());
+            tracing::warn!(%file, bytes, %error, "a spool file is damaged; the WAL before that is used");
+        }
+        Ok(plain)
+    }
+
+    /// The same for the receiver, before it archives what it reads and removes the file: a damaged file is set aside,
+    /// and only a copy of what is returned stays under its name.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn read_leftover(&self, name: SegmentName, size: SegmentSize) -> Result<Bytes, SpoolError> {
+        let path = self.path(name);
+        let Some(mut file) = open_for_reading(&path)? else { return Ok(Bytes::new()) };
+        let (plain, scanned) = self.scan_frames(&path, &mut file, name, size)?;
+        self.set_aside_if_damaged(name, &scanned)?;
+        Ok(plain)
     }
 
     /// Opens a segment's file to append to it. What an earlier run left is synced first, because that run may not have
-    /// done it, and a torn frame at its end is cut off. Also returns what the file holds.
+    /// done it, and a torn frame at its end is cut off. A damaged file is set aside, and what is returned is a copy of
+    /// the frames before the damage. Also returns what the file holds.
     ///
     /// # Errors
     /// What the operating system said.
@@ -101,10 +122,15 @@ impl Spool {
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(failed("open"))?;
         sync_left_file(&file, &path)?;
-        let (plain, end) = self.scan_frames(&mut file, name, size).map_err(failed("read"))?;
-        let len = file.seek(SeekFrom::End(0)).map_err(failed("read"))?;
-        if len > end {
-            tracing::info!(%name, cut = len - end, "a torn frame is cut off the spool");
+        let (plain, scanned) = self.scan_frames(&path, &mut file, name, size)?;
+        if self.set_aside_if_damaged(name, &scanned)? {
+            // Ends at last, because each file is shorter than the one before.
+            return self.open_for_append(name, size);
+        }
+        let end = scanned.end;
+        if matches!(scanned.rest, SpoolRest::Torn) {
+            let len = file.seek(SeekFrom::End(0)).map_err(failed("read"))?;
+            tracing::info!(%name, cut = len.saturating_sub(end), "an incomplete last frame is cut off the spool");
             file.set_len(end).map_err(failed("truncate"))?;
             file.sync_all().map_err(failed("fsync"))?;
         }
@@ -114,7 +140,52 @@ impl Spool {
         Ok((SpoolFile { file: GrowingFile::new(file, path, self.folder.clone()), name, held }, plain))
     }
 
-    /// Removes a segment's file, if there is one. Not synced: should it come back after a power cut, it is found in the
+    /// Whether the file was damaged, and is set aside now.
+    fn set_aside_if_damaged(&self, name: SegmentName, scanned: &ScannedFrames) -> Result<bool, SpoolError> {
+        let SpoolRest::Damaged(error) = &scanned.rest else { return Ok(false) };
+        let aside = self.folder.set_aside(&name.to_string(), scanned.end)?;
+        tracing::error!(
+            file = %aside.display(), segment = %name, %error,
+            "a spool file of acknowledged WAL is damaged: it is kept under this name, and the server is asked for the \
+             WAL again; if a gap is recorded, take a backup. If the key is unknown, stop the receiver, configure the \
+             repository with that key, and move the file back. Remove it when it is no longer needed"
+        );
+        Ok(true)
+    }
+
+    /// What is in the files that were set aside because they are damaged, by their names, and what to do. `size` is the
+    /// cluster's, if it is known.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    fn describe_set_aside(&self, size: Option<SegmentSize>) -> Result<Vec<String>, SpoolError> {
+        let describe = |SetAsideFile { path, stem }| {
+            let name = SegmentName::parse(&stem);
+            let range = name.zip(size).and_then(|(name, size)| Some((name.number(size)?, size)));
+            let what = match (name, range) {
+                (Some(name), Some((number, size))) => {
+                    format!("WAL {} to {} of timeline {}", number.start(size), number.end(size), name.timeline())
+                }
+                (Some(name), None) => format!("WAL of segment {name}"),
+                (None, _) => "a part of the spool".to_owned(),
+            };
+            format!(
+                "{} is a damaged spool file with {what}; if walkeep list does not show that as restorable, take a \
+                 backup; then remove the file",
+                path.display()
+            )
+        };
+        Ok(self.folder.list_set_aside()?.into_iter().map(describe).collect())
+    }
+
+    /// The same, or why it is not known, for a report.
+    #[must_use]
+    pub fn set_aside_report(&self, size: Option<SegmentSize>) -> Vec<String> {
+        self.describe_set_aside(size).unwrap_or_else(|error| vec![error.to_string()])
+    }
+
+    /// Removes a segment's file, if there is one. The caller has archived all that it was read to have, or all of the
+    /// segment from memory. Not synced: should it come back after a power cut, it is found in the
     /// repository and removed again.
     ///
     /// # Errors
@@ -129,18 +200,24 @@ impl Spool {
         self.folder.path(&name.to_string())
     }
 
-    /// All whole frames, and the position in the file where they end.
-    fn scan_frames(&self, file: &mut File, name: SegmentName, size: SegmentSize) -> io::Result<(Bytes, u64)> {
+    /// All whole frames, and what follows them.
+    fn scan_frames(
+        &self,
+        path: &Path,
+        file: &mut File,
+        name: SegmentName,
+        size: SegmentSize,
+    ) -> Result<(Bytes, ScannedFrames), SpoolError> {
         let mut plain = BytesMut::new();
         let place = |at: FramePosition| frame_place(name, at.plain_offset);
-        let end = self.folder.read_frames(&mut buffered(file), place, |frame| {
+        let scanned = self.folder.frames().scan(path, &mut buffered(file), place, |frame| {
             let fits = plain.len() + frame.plain.len() <= size.len();
             if fits {
                 plain.extend_from_slice(&frame.plain);
             }
             fits
         })?;
-        Ok((plain.freeze(), end))
+        Ok((plain.freeze(), scanned))
     }
 }
 
@@ -198,16 +275,15 @@ impl SpoolFile {
 #[expect(clippy::cast_possible_truncation, reason = "the sizes here are small")]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::Spool;
     use crate::postgres::format::segment::{SegmentName, SegmentSize};
-    use crate::vault::seal::ObjectEncryption;
+    use crate::vault::spool::SpoolProtection;
 
     fn spool(dir: &std::path::Path) -> Spool {
-        Spool::in_state_dir(dir, &"main".parse().unwrap(), Arc::new(ObjectEncryption::None)).unwrap()
+        Spool::in_state_dir(dir, &"main".parse().unwrap(), SpoolProtection::without_encryption()).unwrap()
     }
 
     fn name(text: &str) -> SegmentName {

@@ -64,6 +64,8 @@ pub struct HealthFacts {
     pub server: Option<Result<ServerWalStatus, String>>,
     /// Repositories that could not be reached, with what was in the way.
     pub unreachable: Vec<(String, String)>,
+    /// Damaged files of the spool that were set aside, one sentence each.
+    pub set_aside: Vec<String>,
     /// Local disks.
     pub disks: Vec<DiskSpace>,
     /// When backups are due, as a cron line in UTC.

@@ -94,8 +94,10 @@ pub async fn check_health(
             Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
         }
     };
+    let overview = current_inventory(archive, spool.clone(), places).await?;
     let facts = HealthFacts {
-        overview: current_inventory(archive, spool.clone(), places).await?,
+        set_aside: spool.as_ref().map(|spool| spool.set_aside_report(overview.segment_size)).unwrap_or_default(),
+        overview,
         server,
         unreachable: archive.vault().unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         disks: disk_spaces(&places.disks),
@@ -163,6 +165,7 @@ pub fn judge_facts(facts: &HealthFacts) -> HealthReport {
     judge.judge_backups(backup);
     judge.judge_gaps();
     judge.judge_server(server.as_ref());
+    judge.findings.add_set_aside(&facts.set_aside);
     judge.findings.add_unreachable_repositories(&facts.unreachable);
     judge.findings.add_disks(&facts.disks);
     let (healthy, findings) = judge.findings.into_sorted();

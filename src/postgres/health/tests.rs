@@ -71,6 +71,7 @@ fn facts() -> HealthFacts {
         },
         server: Some(Ok(server)),
         unreachable: Vec::new(),
+        set_aside: Vec::new(),
         disks: vec![DiskSpace { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
         schedule: Some("0 2 * * *".into()),
         now: now(),

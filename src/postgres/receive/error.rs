@@ -105,8 +105,8 @@ impl HasKind for ReceiveError {
             // A standby that lags catches up. A primary that was set back does not, but asking again loses nothing.
             ReceiveError::ServerBehind { .. } => ErrorKind::Unavailable,
             // After a failed fsync the content of the disk is unknown: this process must not continue with it.
-            ReceiveError::Spool(_)
-            | ReceiveError::WrongSystem { .. }
+            ReceiveError::Spool(error) => error.kind(),
+            ReceiveError::WrongSystem { .. }
             | ReceiveError::WrongSize { .. }
             | ReceiveError::Assemble { .. }
             | ReceiveError::Diverged { .. }

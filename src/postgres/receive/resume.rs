@@ -148,7 +148,7 @@ async fn settle_leftovers(
             }
         }
         let (of_task, size) = (spool.clone(), known.size);
-        let read = tokio::task::spawn_blocking(move || of_task.read_segment(name, size)).await;
+        let read = tokio::task::spawn_blocking(move || of_task.read_leftover(name, size)).await;
         let bytes = read.map_err(|_panic| ReceiveError::WorkerLost)??;
         archive_tail(archive, name, bytes, known.size).await?;
         let of_task = spool.clone();

@@ -61,7 +61,7 @@ impl Receiver<'_> {
     pub(super) async fn put_finished_file(&mut self, name: StretchName) -> Result<(), SnapshotError> {
         let spool = self.spool.clone();
         let read = run_blocking(move || {
-            spool.truncate_torn_tail(name)?;
+            spool.recover(name)?;
             spool.end_with_whole_transaction(name, None)?;
             Ok::<_, SpoolError>(spool.read(name)?.map(|spooled| spooled.into_stretch().0))
         });

@@ -68,7 +68,7 @@ impl Receiver<'_> {
                     names.get(nth.saturating_add(1)).filter(|next| next.replid == name.replid).map(|next| next.first);
                 let read = || {
                     // Whoever left it may have been killed before it was synced, and it is acknowledged from here on.
-                    spool.truncate_torn_tail(name)?;
+                    spool.recover(name)?;
                     spool.end_with_whole_transaction(name, next)?;
                     spool.read(name)
                 };
@@ -76,7 +76,10 @@ impl Receiver<'_> {
                     Ok(Some(spooled)) => stretches.push(spooled.into_stretch().0),
                     Ok(None) => spool.discard(name)?,
                     // One bad place of the disk must not keep all that comes from being received.
-                    Err(error) => spool.set_aside(name, &error)?,
+                    Err(error) => {
+                        spool.set_aside(name, &error)?;
+                        stretches.extend(spool.read(name)?.map(|spooled| spooled.into_stretch().0));
+                    }
                 }
             }
             Ok(stretches)

@@ -22,6 +22,7 @@ mod cipher;
 mod fault;
 mod opening;
 pub mod keys;
+pub mod wrapped_keys;
 
 pub use binding::{ObjectBinding, SealedKind};
 pub use compress::CompressionLevel;

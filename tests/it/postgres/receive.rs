@@ -568,11 +568,13 @@ async fn what_a_crash_leaves_between_two_steps_is_put_right() {
     let (name, len) = home.spooled(MIB).await[0];
     let file = spool_dir.join(format!("{name}.tail"));
     let mut torn = fs::read(&file).unwrap();
+    torn.extend_from_slice(&300_u32.to_le_bytes());
     torn.extend_from_slice(&[0x77; 100]);
     fs::write(&file, &torn).unwrap();
     assert_eq!(home.spooled(MIB).await[0].1, len);
     cluster.sql("insert into t values (3)");
     home.receive_until(&cluster, &flushed()).await;
+    assert!(!spool_dir.join("set-aside").exists(), "a torn frame is no damage");
 
     // All of the spool is gone, as with its disk: the server has what was not archived, unless it was told that it may
     // go.

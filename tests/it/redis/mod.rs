@@ -9,6 +9,8 @@ mod receive;
 mod receive_resume;
 /// Full and failing disks under the receiver.
 mod receive_full_disk;
+/// Commands that only the spool has, beside another key and with a changed bit.
+mod receive_spool;
 /// A connection in pieces of a few bytes: transactions, and the end of a snapshot.
 mod receive_fragments;
 /// Bytes that change on their way from the server.

@@ -72,13 +72,14 @@ impl Archive {
         let mut names: BTreeMap<ReplicationId, Vec<u64>> = BTreeMap::new();
         let mut spooled = SpooledStretches::new();
         // The spool first: what is uploaded in between is then found in both, not in neither.
-        if let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) {
+        if let Some(spool) = self.spool() {
             let read = move || -> Result<Vec<StreamStretch>, SpoolError> {
                 let mut all = Vec::new();
                 for name in spool.list()? {
                     // One after the other: while a repository is away, there may be more of them than memory.
                     match spool.read(name) {
                         Ok(spooled) => all.extend(spooled.map(|spooled| spooled.into_stretch().0)),
+                        Err(error @ SpoolError::Key(_)) => return Err(error),
                         // What the others hold is told without it.
                         Err(error) => {
                             tracing::warn!(
@@ -109,10 +110,14 @@ impl Archive {
         Ok(KnownStretches { stretch_firsts: names, spooled, unreachable: unasked })
     }
 
+    /// What this machine's receiver has; `None` if it has nothing, or its state directory is not known.
+    #[must_use]
+    pub fn spool(&self) -> Option<Spool> {
+        Spool::open_existing(self.state_dir.as_deref()?, self)
+    }
+
     async fn read_spooled(&self, name: StretchName) -> Result<Option<SpooledStretch>, VaultError> {
-        let Some(spool) = self.state_dir.as_deref().and_then(|dir| Spool::open_existing(dir, self)) else {
-            return Ok(None);
-        };
+        let Some(spool) = self.spool() else { return Ok(None) };
         let read = run_blocking(move || spool.read(name)).await?;
         read.map_err(|error| VaultError::Spool(Arc::new(error)))
     }

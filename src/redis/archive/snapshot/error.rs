@@ -86,7 +86,7 @@ impl HasKind for SnapshotError {
         match self {
             SnapshotError::Server(error) => error.kind(),
             SnapshotError::Vault(error) => error.kind(),
-            SnapshotError::Spool(SpoolError::InUse { .. }) => ErrorKind::Failed,
+            SnapshotError::Spool(error @ (SpoolError::InUse { .. } | SpoolError::Key(_))) => error.kind(),
             // A full disk may be cleared, and an unsuitable server may be reconfigured. Asking again loses nothing.
             SnapshotError::Spool(
                 SpoolError::Io { .. } | SpoolError::Durable(_) | SpoolError::Seal(_) | SpoolError::NotContiguous { .. },

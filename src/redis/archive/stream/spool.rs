@@ -4,17 +4,17 @@
 //! grows at its end. Each append is one frame of a spool file (`vault::spool`), bound to instance, file and the frame's
 //! number. The frame's metadata has its marks. The first frame, which has no bytes, has what the stretch begins with.
 //!
-//! What is read is always a prefix of what was appended and has all that was synced, unless the disk has changed it;
-//! such a file is never removed but set aside ([`Spool::discard`]). The bytes may end within a command:
+//! What is read is always a prefix of what was appended and has all that was synced, unless the file is damaged. A
+//! damaged file is never removed but set aside ([`Spool::recover`]). The bytes may end within a command:
 //! [`SpooledStretch::into_stretch`] leaves that part out, and the server is asked for it again.
 //!
 //! All calls block.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -25,10 +25,10 @@ use super::stretch::{ArrivalMark, ReadDelays, StretchName};
 use crate::base::clock::ClockMeasurement;
 use crate::base::durable;
 use crate::redis::archive::instance::Archive;
-use crate::vault::seal::{OBJECT_END, ObjectEncryption, SealedKind};
+use crate::vault::seal::{OBJECT_END, SealedKind};
 use crate::vault::spool::{
-    FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, SpoolError, SpoolFolder, SpoolFormat, SpoolLock, buffered,
-    open_for_reading, remove_file, sync_left_file,
+    FramePosition, GrowingFile, MAX_FRAME_PLAIN_BYTES, ScannedFrames, SetAsideFile, SpoolError, SpoolFolder,
+    SpoolFormat, SpoolLock, SpoolProtection, SpoolRest, buffered, open_for_reading, remove_file, sync_left_file,
 };
 
 /// A frame has at most its plaintext, if that defies compression, with marks for each of its bytes' milliseconds.
@@ -37,9 +37,6 @@ static COMMANDS_FORMAT: SpoolFormat = SpoolFormat {
     file_suffix: ".commands",
     max_stored_bytes: MAX_FRAME_PLAIN_BYTES + (4 << 20),
 };
-
-/// What is added to the name of a file that does not open to its end.
-const DAMAGED_FILE_SUFFIX: &str = "damaged";
 
 /// What is added to the name of a file that is to take the place of one.
 const SHORTENED_FILE_SUFFIX: &str = "shorter";
@@ -63,12 +60,15 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// The spool of `instance` under `state_dir`; made if it isn't there.
+    /// The receiver's spool of `instance` under `state_dir`. Its directory and its key are made if they do not exist.
     ///
     /// # Errors
-    /// The directory can't be made.
+    /// The directory can't be made, or the spool's key cannot be unwrapped.
     pub fn open(state_dir: &Path, instance: &Archive) -> Result<Spool, SpoolError> {
-        Ok(Spool { folder: Spool::folder(state_dir, instance).create()? })
+        let vault = instance.vault();
+        let by = vault.key_encryption_key();
+        let protection = SpoolProtection::provide(state_dir, by, vault.protection(), vault.clock().now())?;
+        Ok(Spool { folder: Spool::folder(state_dir, instance, protection).create()? })
     }
 
     /// Takes the spool for one receiver alone.
@@ -83,17 +83,18 @@ impl Spool {
     /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
     #[must_use]
     pub fn open_existing(state_dir: &Path, instance: &Archive) -> Option<Spool> {
-        let folder = Spool::folder(state_dir, instance);
+        let vault = instance.vault();
+        let protection = SpoolProtection::read(state_dir, vault.key_encryption_key(), vault.protection());
+        let folder = Spool::folder(state_dir, instance, protection);
         folder.exists().then_some(Spool { folder })
     }
 
-    fn folder(state_dir: &Path, instance: &Archive) -> SpoolFolder {
-        let protection = Arc::clone(instance.vault().protection());
+    fn folder(state_dir: &Path, instance: &Archive, protection: SpoolProtection) -> SpoolFolder {
         SpoolFolder::in_state_dir(state_dir, &instance.name().to_string(), &COMMANDS_FORMAT, protection)
     }
 
-    fn path(&self, StretchName { replid, first }: StretchName) -> PathBuf {
-        self.folder.path(&format!("{replid}.{first:020}"))
+    fn path(&self, name: StretchName) -> PathBuf {
+        self.folder.path(&file_stem(name))
     }
 
     /// All stretches of which something is spooled, by name.
@@ -101,39 +102,45 @@ impl Spool {
     /// # Errors
     /// The directory can't be read.
     pub fn list(&self) -> Result<Vec<StretchName>, SpoolError> {
-        let mut names = self.folder.list(|stem| {
-            let (replid, first) = stem.split_once('.')?;
-            Some(StretchName { replid: replid.parse().ok()?, first: first.parse().ok()? })
-        })?;
+        let mut names = self.folder.list(parse_file_stem)?;
         names.sort_unstable();
         Ok(names)
     }
 
-    /// What is spooled under a name; `None` if nothing is, or not even its beginning.
+    /// What is spooled under a name; `None` if nothing is, or not even its beginning. If the file is damaged, that is
+    /// what precedes the damage.
     ///
     /// # Errors
-    /// The file is there and can't be read.
+    /// The file is there and can't be read, or the spool's key cannot be unwrapped.
     pub fn read(&self, name: StretchName) -> Result<Option<SpooledStretch>, SpoolError> {
-        Ok(self.read_and_check_tail(name)?.0)
+        let (spooled, scanned) = self.scan(name)?;
+        if let SpoolRest::Damaged(error) = scanned.rest {
+            let path = self.path(name);
+            tracing::warn!(file = %path.display(), %error, "a spool file is damaged; the stream before that is used");
+        }
+        Ok(spooled)
     }
 
-    /// What opens of a file, from its beginning on, and whether what is left is more than a crash leaves.
-    fn read_and_check_tail(&self, name: StretchName) -> Result<(Option<SpooledStretch>, bool), SpoolError> {
+    /// What opens of a file, from its beginning on, and what follows.
+    fn scan(&self, name: StretchName) -> Result<(Option<SpooledStretch>, ScannedFrames), SpoolError> {
         let path = self.path(name);
-        let Some(file) = open_for_reading(&path)? else { return Ok((None, false)) };
-        self.read_frames(name, &mut buffered(file)).map_err(SpoolError::io("read", &path))
+        match open_for_reading(&path)? {
+            Some(file) => self.read_frames(name, &path, &mut buffered(file)),
+            None => Ok((None, ScannedFrames { end: 0, rest: SpoolRest::Nothing })),
+        }
     }
 
     /// The same of any bytes.
     fn read_frames(
         &self,
         name: StretchName,
-        file: &mut (impl Read + Seek),
-    ) -> io::Result<(Option<SpooledStretch>, bool)> {
+        path: &Path,
+        file: &mut impl Read,
+    ) -> Result<(Option<SpooledStretch>, ScannedFrames), SpoolError> {
         let mut spooled: Option<SpooledStretch> = None;
         let mut bytes = BytesMut::new();
         let place = |at: FramePosition| frame_place(name, at.number);
-        let good = self.folder.read_frames(file, place, |opened| {
+        let scanned = self.folder.frames().scan(path, file, place, |opened| {
             let Ok(frame) = serde_json::from_slice::<StretchFrame>(&opened.metadata) else { return false };
             match (&mut spooled, frame.beginning) {
                 (None, Some(beginning)) => {
@@ -151,44 +158,65 @@ impl Spool {
             }
             true
         })?;
-        let mut rest = Vec::new();
-        file.seek(SeekFrom::Start(good)).and_then(|_| file.read_to_end(&mut rest))?;
-        Ok((spooled.map(|spooled| SpooledStretch { bytes: bytes.freeze(), ..spooled }), !self.folder.is_torn(&rest)))
+        Ok((spooled.map(|spooled| SpooledStretch { bytes: bytes.freeze(), ..spooled }), scanned))
     }
 
-    /// Removes a file of which all that opens is stored, or not worth it. What does not open and was not left by a
-    /// crash is kept beside it, and said: it was acknowledged, and may be all there is of it.
+    /// Removes a file of which all that opens is stored, or not worth it. A damaged file is set aside instead: its rest
+    /// was acknowledged, and may be the only copy.
     ///
     /// # Errors
     /// What the operating system said.
     pub fn discard(&self, name: StretchName) -> Result<(), SpoolError> {
-        if !self.read_and_check_tail(name)?.1 {
-            return self.remove(name);
+        match self.scan(name)?.1.rest {
+            SpoolRest::Nothing | SpoolRest::Torn => remove_file(&self.path(name)),
+            SpoolRest::Damaged(error) => self.keep_aside(name, 0, &error),
         }
-        let path = self.path(name);
-        let aside = path.with_added_extension(DAMAGED_FILE_SUFFIX);
-        tracing::error!(
-            file = %aside.display(),
-            "a spooled stretch of the stream does not open to its end: the disk has changed it; what opens is used, the file is kept under this \
-             name, and what it had besides is missing in the repositories"
-        );
-        Ok(durable::rename(&path, &aside)?)
     }
 
-    /// Keeps a file that cannot be read under another name, so that it is in nobody's way, and says so.
+    /// Keeps a file that cannot be read or synced under another name, so that it does not prevent others from being
+    /// read. What opens of it is kept under its name too.
     ///
     /// # Errors
     /// What the operating system said.
     pub fn set_aside(&self, name: StretchName, why: &SpoolError) -> Result<(), SpoolError> {
-        let path = self.path(name);
-        let aside = path.with_added_extension(DAMAGED_FILE_SUFFIX);
+        let readable = self.scan(name).map_or(0, |(_, scanned)| scanned.end);
+        self.keep_aside(name, readable, why)
+    }
+
+    fn keep_aside(&self, name: StretchName, readable: u64, error: &impl fmt::Display) -> Result<(), SpoolError> {
+        let aside = self.folder.set_aside(&file_stem(name), readable)?;
         tracing::error!(
-            file = %aside.display(),
-            error = why as &dyn std::error::Error,
-            "a spooled stretch of the stream cannot be read: the file is kept under this name, and what it has is missing in the repositories \
-             unless the server still has it"
+            file = %aside.display(), history = %name.0, first = name.1, %error,
+            "a spool file of acknowledged commands is damaged: it is kept under this name, what opens is used, and the \
+             server is asked for the rest again; if a gap is recorded, take a snapshot. If the key is unknown, stop \
+             the receiver, configure the repository with that key, and move the file back. Remove it when it is no \
+             longer needed"
         );
-        Ok(durable::rename(&path, &aside)?)
+        Ok(())
+    }
+
+    /// What is in the files that were set aside because they are damaged, by their names, and what to do.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    fn describe_set_aside(&self) -> Result<Vec<String>, SpoolError> {
+        let describe = |SetAsideFile { path, stem }| {
+            let what = parse_file_stem(&stem).map_or("a part of the spool".to_owned(), |(replid, first)| {
+                format!("commands of history {replid} after offset {first}")
+            });
+            format!(
+                "{} is a damaged spool file with {what}; if walkeep verify reports them as missing, take a snapshot; \
+                 then remove the file",
+                path.display()
+            )
+        };
+        Ok(self.folder.list_set_aside()?.into_iter().map(describe).collect())
+    }
+
+    /// The same, or why it is not known, for a report.
+    #[must_use]
+    pub fn set_aside_report(&self) -> Vec<String> {
+        self.describe_set_aside().unwrap_or_else(|error| vec![error.to_string()])
     }
 
     /// Takes the beginning of a transaction away from the end of a file to which nothing is appended any more: after a
@@ -199,7 +227,9 @@ impl Spool {
     /// # Errors
     /// The file can't be read.
     pub fn end_with_whole_transaction(&self, name: StretchName, next: Option<u64>) -> Result<(), SpoolError> {
-        let Some(spooled) = self.read(name)? else { return Ok(()) };
+        let (Some(spooled), ScannedFrames { rest: SpoolRest::Nothing | SpoolRest::Torn, .. }) = self.scan(name)? else {
+            return Ok(());
+        };
         let end = name.first.saturating_add(spooled.bytes.len() as u64);
         let Some(cut) = spooled.last_cut_offset().filter(|_| next.is_none_or(|next| next > end)) else { return Ok(()) };
         if let Err(error) = self.shorten(name, spooled, cut) {
@@ -213,12 +243,14 @@ impl Spool {
         Ok(())
     }
 
+    /// Replaces a file, which is not damaged, by one that ends at `cut`.
     fn shorten(&self, name: StretchName, spooled: SpooledStretch, cut: u64) -> Result<(), SpoolError> {
         let SpooledStretch { beginning, bytes, mut marks, ended_at, clock, reading } = spooled;
         let (path, whole) = (self.path(name), self.path(name).with_added_extension(SHORTENED_FILE_SUFFIX));
         marks.retain(|mark| mark.offset <= cut);
         let bytes = bytes.get(..usize::try_from(cut.saturating_sub(name.first)).unwrap_or(0)).unwrap_or_default();
-        let written = self.begin_at(beginning, whole.clone()).and_then(|mut growing| {
+        let begun = remove_file(&whole).and_then(|()| self.begin_at(beginning, whole.clone()));
+        let written = begun.and_then(|mut growing| {
             (growing.clock, growing.reading) = (clock, reading);
             if !bytes.is_empty() {
                 growing.append(bytes, marks, ended_at)?;
@@ -233,25 +265,22 @@ impl Spool {
         written
     }
 
-    /// Removes a file, if there is one. Not synced: should it come back after a power cut, its stretch is found in the
-    /// repository.
-    ///
-    /// # Errors
-    /// What the operating system said.
-    pub fn remove(&self, name: StretchName) -> Result<(), SpoolError> {
-        remove_file(&self.path(name))
-    }
-
     /// Makes a file durable that another run may have left, or whose sync failed: what the disk did not take is no
-    /// longer seen after that. Nothing if there is no such file.
+    /// longer seen after that. A damaged file is set aside, with a copy of what opens in its place. Nothing if there is
+    /// no such file.
     ///
     /// # Errors
     /// What the operating system said. Nobody knows then what is on the disk.
-    pub fn truncate_torn_tail(&self, name: StretchName) -> Result<(), SpoolError> {
+    pub fn recover(&self, name: StretchName) -> Result<(), SpoolError> {
         let path = self.path(name);
         let Some(file) = open_for_reading(&path)? else { return Ok(()) };
         sync_left_file(&file, &path)?;
-        self.folder.sync()
+        self.folder.sync()?;
+        let (_, ScannedFrames { end, rest }) = self.scan(name)?;
+        match rest {
+            SpoolRest::Nothing | SpoolRest::Torn => Ok(()),
+            SpoolRest::Damaged(error) => self.keep_aside(name, end, &error),
+        }
     }
 
     /// Which file that is, and how long: another one, or one that grew, differs. `None` if there is none.
@@ -267,7 +296,7 @@ impl Spool {
         }
     }
 
-    /// Begins a stretch. A file of that name has nothing but a beginning, or was read before: it is made anew.
+    /// Begins a stretch, of which there must be no file: the caller has discarded one that has nothing but a beginning.
     ///
     /// # Errors
     /// What the operating system said.
@@ -278,7 +307,6 @@ impl Spool {
 
     fn begin_at(&self, beginning: StretchStart, path: PathBuf) -> Result<UnfinishedStretch, SpoolError> {
         let name = beginning.name();
-        remove_file(&path)?;
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(SpoolError::io("create", &path))?;
         self.folder.sync()?;
@@ -290,6 +318,15 @@ impl Spool {
             .append_frame(&[], &StretchFrame { beginning: Some(beginning), marks, at, clock: None, reading: None })?;
         Ok(growing)
     }
+}
+
+fn file_stem(StretchName { replid, first }: StretchName) -> String {
+    format!("{replid}.{first:020}")
+}
+
+fn parse_file_stem(stem: &str) -> Option<StretchName> {
+    let (replid, first) = stem.split_once('.')?;
+    Some(StretchName { replid: replid.parse().ok()?, first: first.parse().ok()? })
 }
 
 /// What a frame is bound to, apart from the instance.
@@ -367,11 +404,14 @@ impl UnfinishedStretch {
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let Some(([choice, at @ .., mask], rest)) = data.split_first_chunk::<4>() else { return };
-    let protection = Arc::new(ObjectEncryption::None);
+    let protection = SpoolProtection::without_encryption();
     let spool = Spool { folder: SpoolFolder::new(PathBuf::new(), "fuzz", &COMMANDS_FORMAT, protection) };
     let (Ok(replid), first) = ("07".repeat(20).parse(), u64::from(*choice)) else { return };
     let name = StretchName { replid, first };
-    let read = |file: &[u8]| spool.read_frames(name, &mut io::Cursor::new(file)).unwrap_or((None, true));
+    let read = |mut file: &[u8]| match spool.read_frames(name, Path::new(""), &mut file) {
+        Ok((found, ScannedFrames { rest, .. })) => (found, matches!(rest, SpoolRest::Damaged(_))),
+        Err(_) => (None, true),
+    };
     if choice & 1 == 0 {
         let kept = read(rest).0.map(SpooledStretch::into_stretch);
         assert!(kept.is_none_or(|(stretch, bytes)| stretch.last.saturating_sub(stretch.first) == bytes.len() as u64));
@@ -384,7 +424,9 @@ pub fn fuzz(data: &[u8]) {
         let frame =
             StretchFrame { beginning: beginning.take(), marks: Vec::new(), at: started_at, clock: None, reading: None };
         let metadata = serde_json::to_vec(&frame).unwrap_or_default();
-        file.extend(spool.folder.seal_frame(&frame_place(name, number as u64), piece, &metadata).unwrap_or_default());
+        file.extend(
+            spool.folder.frames().seal(&frame_place(name, number as u64), piece, &metadata).unwrap_or_default(),
+        );
         ends.push((file.len(), number.saturating_mul(pieces).min(rest.len())));
     }
     let at = usize::from(u16::from_le_bytes(*at)) % file.len().max(1);
@@ -417,18 +459,17 @@ pub fn fuzz(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
 
     use jiff::Timestamp;
 
     use super::{ArrivalMark, COMMANDS_FORMAT, Spool, SpoolFolder, StretchStart};
     use crate::redis::format::resp::encode_command;
-    use crate::vault::seal::ObjectEncryption;
+    use crate::vault::spool::SpoolProtection;
 
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn spool(dir: &std::path::Path) -> Spool {
-        let protection = Arc::new(ObjectEncryption::None);
+        let protection = SpoolProtection::without_encryption();
         Spool { folder: SpoolFolder::new(dir.to_owned(), "cache", &COMMANDS_FORMAT, protection) }
     }
 
@@ -459,7 +500,7 @@ mod tests {
         assert_eq!(bytes, commands);
         assert_eq!((stretch.first, stretch.last, stretch.db, stretch.db_after), (100, end, 2, 5));
         assert_eq!((stretch.writes, stretch.marks, stretch.ended_at, stretch.clock), (1, vec![mark], late, clock));
-        spool.remove(growing.name()).unwrap();
+        spool.discard(growing.name()).unwrap();
         assert!(spool.read(growing.name()).unwrap().is_none() && spool.list().unwrap().is_empty());
     }
 
@@ -508,6 +549,7 @@ mod tests {
             // Another file goes on within it.
             ([&before[..], &open].concat(), false, Some(end + open.len() as u64), before.len() + open.len()),
         ] {
+            spool.discard((beginning(100).replid, 100)).unwrap();
             let mut growing = spool.begin(StretchStart { in_transaction, ..beginning(100) }).unwrap();
             let mark = |offset| ArrivalMark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
             growing.append(&bytes, vec![mark(100), mark(end)], Timestamp::from_second(5).unwrap()).unwrap();
@@ -538,7 +580,7 @@ mod tests {
             growing.append(&encode_command(&[b"PING"]), vec![], Timestamp::UNIX_EPOCH).unwrap();
         }
         let whole = fs::read(&path).unwrap();
-        let aside = path.with_added_extension("damaged");
+        let aside = dir.path().join("set-aside").join(path.file_name().unwrap()).with_added_extension("1");
         let kept = |content: &[u8]| {
             fs::write(&path, content).unwrap();
             spool.discard(name).unwrap();

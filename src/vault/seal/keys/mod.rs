@@ -80,8 +80,8 @@ pub enum SealKeyError {
     NewerObject(u8),
     /// Wrapped by another key.
     #[error(
-        "the repository's key {key} is wrapped by key {wrapped_by}, but the key given is {given}; give the key it was \
-            made with"
+        "key {key} is wrapped by the key-encryption key {wrapped_by}, but the configured one is {given}; give the one \
+            it was made with"
     )]
     WrongKey {
         /// The epoch key in question.
@@ -418,6 +418,14 @@ impl KeyRing {
             self.current = (id, key.clone());
         }
         self.all.insert(id, key);
+    }
+
+    /// Adds all keys of another ring, to open objects only: what is new is not sealed with them, however young they
+    /// are.
+    pub fn add_for_opening(&mut self, others: &KeyRing) {
+        for (id, key) in &others.all {
+            self.all.entry(*id).or_insert_with(|| key.clone());
+        }
     }
 
     /// The key that seals what is new.
