@@ -107,6 +107,21 @@ fn whatever_a_crash_leaves_of_the_last_frames_is_torn() {
     }
 }
 
+/// A byte may change to anything, not only by a bit.
+#[test]
+fn a_byte_that_became_zero_is_damage() {
+    let spool = of_key(1);
+    for len in 0..600 {
+        let (file, _) = file_of(&spool, &[len]);
+        for at in (0..file.len()).filter(|at| file[*at] != 0 && (*at < 8 || *at + 8 > file.len())) {
+            let mut changed = file.clone();
+            changed[at] = 0;
+            let rest = scan(&spool, &changed).unwrap().2;
+            assert!(matches!(rest, SpoolRest::Damaged(_)), "byte {at} of {}: {rest:?}", file.len());
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -128,8 +143,8 @@ proptest! {
 
 #[test]
 fn frames_of_an_unknown_key_are_damage_and_named() {
-    let (file, _) = file_of(&of_key(1), &[10, 20]);
-    for cut in [file.len(), file.len() - 1] {
+    let (file, ends) = file_of(&of_key(1), &[10, 20]);
+    for cut in [file.len(), file.len() - 1, ends[1]] {
         let (frames, end, rest) = scan(&of_key(2), &file[..cut]).unwrap();
         let SpoolRest::Damaged(error) = rest else { panic!("{rest:?}") };
         assert_eq!((frames, end), (0, 0));
