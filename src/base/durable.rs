@@ -155,7 +155,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
 ///
 /// # Errors
 /// `AlreadyExists` as [`DurableError::kind`] if `to` exists, or what else the operating system said.
-fn rename_new(from: &Path, to: &Path) -> Result<(), DurableError> {
+pub fn rename_new(from: &Path, to: &Path) -> Result<(), DurableError> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => {}
         // Network file systems often lack the flag; a hard link refuses an existing name too.

@@ -55,24 +55,27 @@ pub(crate) const ORDERS: [Order; 5] = [
         levels: &[&[
             "clock",
             "durable",
+            "disk",
             "lock",
             "retry",
             "error_kind",
             "pipeline",
+            "blocking",
             "scoped_threads",
             "schedule",
             "pem",
             "findings",
-            "check_findings",
             "units",
             "restore_estimate",
         ]],
         neighbours: &[
             ("retry", "clock"),
             ("error_kind", "retry"),
+            ("blocking", "error_kind"),
             ("findings", "schedule"),
-            ("check_findings", "findings"),
-            ("check_findings", "clock"),
+            ("findings", "disk"),
+            ("findings", "units"),
+            ("findings", "clock"),
             ("restore_estimate", "durable"),
         ],
     },
@@ -182,36 +185,36 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[];
 pub(crate) const FILES_IN_CYCLES: usize = 0;
 
 /// Lines of Rust wider than [`COLUMNS`]. May only fall.
-pub(crate) const WIDE_LINES: usize = 121;
+pub(crate) const WIDE_LINES: usize = 120;
 
 /// Doc comments of a single word: make the item private instead. May only fall.
-pub(crate) const ONE_WORD_DOCS: usize = 104;
+pub(crate) const ONE_WORD_DOCS: usize = 102;
 
 /// A word or phrase, what to write instead, and how often it occurs. Counted are README.md, docs/*.md, docs/decisions/
 /// and the strings and doc comments of `src`, tests apart. The numbers may only fall. `…` is one to five words of the
 /// same sentence.
 pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
-    ("says", "reports, prints, shows, returns", 304),
-    ("tells", "reports, prints, shows, returns", 41),
+    ("says", "reports, prints, shows, returns", 298),
+    ("tells", "reports, prints, shows, returns", 40),
     ("is told", "is notified", 35),
     ("is said", "is reported", 25),
     ("comes", "arrives, is received", 130),
     ("came", "arrived, was received", 86),
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),
-    ("whoever", "the process that …", 37),
-    ("nobody", "no process", 75),
+    ("whoever", "the process that …", 36),
+    ("nobody", "no process", 71),
     ("somebody", "another process, the user", 37),
-    ("anew", "again, recreated", 42),
+    ("anew", "again, recreated", 41),
     ("mend", "fix", 13),
     ("mended", "fixed", 1),
-    ("behind", "after", 93),
+    ("behind", "after", 92),
     ("leads to", "restores to, makes … restorable", 32),
     ("stands", "is, is stored", 116),
-    ("lies", "is, is stored", 56),
-    ("goes on", "continues, resumes", 82),
-    ("there already", "an existing …", 22),
+    ("lies", "is, is stored", 55),
+    ("goes on", "continues, resumes", 81),
+    ("there already", "an existing …", 21),
     ("no whole segment", "an incomplete segment", 2),
     ("no more", "no longer", 25),
     ("for ever", "indefinitely", 20),

@@ -186,7 +186,7 @@ impl Spool {
     fn keep_aside(&self, name: StretchName, readable: u64, error: &impl fmt::Display) -> Result<(), SpoolError> {
         let aside = self.folder.set_aside(&file_stem(name), readable)?;
         tracing::error!(
-            file = %aside.display(), history = %name.0, first = name.1, %error,
+            file = %aside.display(), history = %name.replid, first = name.first, %error,
             "a spool file of acknowledged commands is damaged: it is kept under this name, what opens is used, and the \
              server is asked for the rest again; if a gap is recorded, take a snapshot. If the key is unknown, stop \
              the receiver, configure the repository with that key, and move the file back. Remove it when it is no \
@@ -201,9 +201,10 @@ impl Spool {
     /// The directory can't be read.
     fn describe_set_aside(&self) -> Result<Vec<String>, SpoolError> {
         let describe = |SetAsideFile { path, stem }| {
-            let what = parse_file_stem(&stem).map_or("a part of the spool".to_owned(), |(replid, first)| {
-                format!("commands of history {replid} after offset {first}")
-            });
+            let what = parse_file_stem(&stem)
+                .map_or("a part of the spool".to_owned(), |StretchName { replid, first }| {
+                    format!("commands of history {replid} after offset {first}")
+                });
             format!(
                 "{} is a damaged spool file with {what}; if walkeep verify reports them as missing, take a snapshot; \
                  then remove the file",
@@ -462,7 +463,7 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{ArrivalMark, COMMANDS_FORMAT, Spool, SpoolFolder, StretchStart};
+    use super::{ArrivalMark, COMMANDS_FORMAT, Spool, SpoolFolder, StretchName, StretchStart};
     use crate::redis::format::resp::encode_command;
     use crate::vault::spool::SpoolProtection;
 
@@ -549,7 +550,7 @@ mod tests {
             // Another file goes on within it.
             ([&before[..], &open].concat(), false, Some(end + open.len() as u64), before.len() + open.len()),
         ] {
-            spool.discard((beginning(100).replid, 100)).unwrap();
+            spool.discard(StretchName { replid: beginning(100).replid, first: 100 }).unwrap();
             let mut growing = spool.begin(StretchStart { in_transaction, ..beginning(100) }).unwrap();
             let mark = |offset| ArrivalMark { offset, db: 2, time: Timestamp::UNIX_EPOCH };
             growing.append(&bytes, vec![mark(100), mark(end)], Timestamp::from_second(5).unwrap()).unwrap();
