@@ -29,7 +29,7 @@ pub(super) async fn open_archive(
 ) -> anyhow::Result<Archive> {
     let opened = Vault::open(archive_settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
-    Ok(Archive::new(Arc::new(vault), cluster.name.clone()))
+    Ok(Archive::new(Arc::new(vault), cluster.name.clone()).with_required(cluster.required.clone()))
 }
 
 /// A Redis instance in all its repositories, with what this machine's receiver has of it.

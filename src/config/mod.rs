@@ -95,7 +95,7 @@ impl Config {
         let folder = source.folder();
         let state_dir = top.text("state-dir")?.map_or(PathBuf::from(DEFAULT_STATE_DIR), |dir| folder.join(dir.value));
         let repositories = repositories(&source, &top)?;
-        let clusters = clusters(&source, &top)?;
+        let clusters = clusters(&source, &top, &repositories)?;
         let instances = instances(&source, &top, &clusters)?;
         let key = match top.raw("encryption") {
             Some(value) => {
@@ -243,8 +243,13 @@ fn repositories(source: &ConfigText<'_>, top: &ConfigSection<'_, '_>) -> Result<
     Ok(repositories)
 }
 
-fn clusters(source: &ConfigText<'_>, top: &ConfigSection<'_, '_>) -> Result<Vec<ClusterConfig>, ConfigError> {
-    top.children("postgres")?.iter().map(|child| ClusterConfig::read(source, child)).collect()
+fn clusters(
+    source: &ConfigText<'_>,
+    top: &ConfigSection<'_, '_>,
+    repositories: &[RepositoryConfig],
+) -> Result<Vec<ClusterConfig>, ConfigError> {
+    let names: Vec<&str> = repositories.iter().map(|repository| repository.name.as_str()).collect();
+    top.children("postgres")?.iter().map(|child| ClusterConfig::read(source, child, &names)).collect()
 }
 
 fn instances(

@@ -10,6 +10,7 @@ use super::value_syntax;
 use crate::postgres::archive::layout::ClusterName;
 use crate::postgres::receive::{AcknowledgePolicy, ReceiveSettings};
 use crate::postgres::wire::{Conninfo, ConninfoError, SlotName};
+use crate::vault::RequiredCopies;
 
 /// The slot and the application name that the receiver has unless the configuration names others, so that
 /// `synchronous_standby_names = 'walkeep'` works as it stands.
@@ -33,12 +34,40 @@ pub struct ClusterConfig {
     pub backup: Option<String>,
     /// What the receiver's acknowledgement means.
     pub acknowledge: AcknowledgePolicy,
+    /// The repositories that must have WAL before it counts as archived.
+    pub required: RequiredCopies,
     /// How often new WAL goes to the repositories before its segment is whole; `None` for never.
     pub copy_every: Option<Duration>,
 }
 
+/// `acknowledge`: one of two words, or a table of repositories of which some are enough.
+fn read_acknowledge(
+    source: &ConfigText<'_>,
+    section: &ConfigSection<'_, '_>,
+    repositories: &[&str],
+) -> Result<(AcknowledgePolicy, RequiredCopies), ConfigError> {
+    if let Some(value) = section.raw("acknowledge").filter(|value| value.get_ref().as_table().is_some()) {
+        let name = format!("acknowledge of {}", section.name());
+        let table = ConfigSection::open(source, name, value, &["repositories", "at-least"])?;
+        let named = table.names("repositories", repositories)?;
+        let Some(named) = named else {
+            return Err(table.error("repositories", "acknowledge needs repositories = [\"NAME\", …]"));
+        };
+        let count = table.count("at-least", 1..=named.len())?.unwrap_or(named.len());
+        return Ok((AcknowledgePolicy::Repository, RequiredCopies::Of { repositories: named, count }));
+    }
+    let words = [("spool", (AcknowledgePolicy::Spool, false)), ("repository", (AcknowledgePolicy::Repository, true))];
+    let (policy, all) = section.choice("acknowledge", &words)?.unwrap_or_default();
+    Ok((policy, if all { RequiredCopies::All } else { RequiredCopies::Any }))
+}
+
 impl ClusterConfig {
-    pub(super) fn read(source: &ConfigText<'_>, child: &UnreadSection<'_>) -> Result<ClusterConfig, ConfigError> {
+    /// `repositories`: the names of those that are configured.
+    pub(super) fn read(
+        source: &ConfigText<'_>,
+        child: &UnreadSection<'_>,
+        repositories: &[&str],
+    ) -> Result<ClusterConfig, ConfigError> {
         let name: ClusterName =
             value_syntax::parse_name(child.name.value).map_err(|why| source.error(child.name.offset, why))?;
         let section = ConfigSection::open(source, format!("[postgres.{name}]"), child.value, &POSTGRES_KEYS)?;
@@ -48,11 +77,11 @@ impl ClusterConfig {
         let default_slot = || SlotName::new(DEFAULT_SLOT).map_err(|bad| section.error("slot", bad.to_string()));
         let application_name = section.text("application-name")?.map(|text| text.value.to_owned());
         let backup = section.parsed("backup", value_syntax::parse_schedule)?;
-        let words = [("spool", AcknowledgePolicy::Spool), ("repository", AcknowledgePolicy::Repository)];
-        let acknowledge = section.choice("acknowledge", &words)?;
+        let (acknowledge, required) = read_acknowledge(source, &section, repositories)?;
         let copy_every = section.parsed("copy-every", value_syntax::parse_pause)?;
         if connection.is_none()
-            && let Some(key) = POSTGRES_KEYS.iter().find(|key| section.has(key))
+            // Without a connection it says when `archive-push` succeeds.
+            && let Some(key) = POSTGRES_KEYS.iter().find(|key| **key != "acknowledge" && section.has(key))
         {
             let message = format!("{key} of {} needs a connection; add one, or leave {key} out", section.name());
             return Err(section.error(key, message));
@@ -63,7 +92,8 @@ impl ClusterConfig {
             slot: slot.map_or_else(default_slot, Ok)?,
             application_name: application_name.unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
             backup,
-            acknowledge: acknowledge.unwrap_or_default(),
+            acknowledge,
+            required,
             copy_every: copy_every.unwrap_or(Some(ReceiveSettings::DEFAULT_COPY_INTERVAL)),
         })
     }

@@ -1,5 +1,6 @@
 //! One table of the configuration file, read key by key, with the line of each for messages.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -170,6 +171,45 @@ impl<'s, 't> ConfigSection<'s, 't> {
                 format!("it is {}", all.join(" or "))
             })
         })
+    }
+
+    /// A list of different names under `key`, each one of `known`.
+    pub(super) fn names(&self, key: &str, known: &[&str]) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(value) = self.raw(key) else { return Ok(None) };
+        let wrong = |offset: usize, message: String| Err(self.source.error(offset, message));
+        let Some(list) = value.get_ref().as_array().filter(|list| !list.is_empty()) else {
+            return wrong(value.span().start, format!("{key} of {} is a list of names, [\"NAME\", …]", self.name));
+        };
+        let mut names: Vec<String> = Vec::with_capacity(list.len());
+        for item in list {
+            let offset = item.span().start;
+            match item.get_ref().as_str() {
+                Some(name) if names.iter().any(|other| other == name) => {
+                    return wrong(offset, format!("{key} of {} has {name:?} twice", self.name));
+                }
+                Some(name) if known.contains(&name) => names.push(name.to_owned()),
+                Some(name) => {
+                    let message =
+                        format!("{key} of {}: there is no {name:?}; there are {}", self.name, known.join(", "));
+                    return wrong(offset, message);
+                }
+                None => return wrong(offset, format!("{key} of {} is a list of names in quotes", self.name)),
+            }
+        }
+        Ok(Some(names))
+    }
+
+    /// A number under `key`, within `range`.
+    pub(super) fn count(&self, key: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = self.raw(key) else { return Ok(None) };
+        let number = value.get_ref().as_integer().and_then(|number| number.as_str().parse().ok());
+        match number.filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                let message = format!("{key} of {} is a number from {} to {}", self.name, range.start(), range.end());
+                Err(self.source.error(value.span().start, message))
+            }
+        }
     }
 
     /// The sections below this one (`[postgres.main]`, `[postgres.other]`), in the order of the file.

@@ -65,7 +65,7 @@ listen = "127.0.0.1:9187"
 }
 
 /// What stands from line 5 on, and what is said of it.
-const WRONG: [(&str, &str); 38] = [
+const WRONG: [(&str, &str); 40] = [
     ("[postgre.main]\n", "5: the top of the file has no key \"postgre\"; did you mean \"postgres\"?"),
     (
         "[postgres.main]\nconection = \"host=a\"\n",
@@ -87,8 +87,16 @@ const WRONG: [(&str, &str); 38] = [
         "7: acknowledge = \"disk\" of [postgres.main]: it is \"spool\" or \"repository\"",
     ),
     (
-        "[postgres.main]\nacknowledge = \"spool\"\n",
-        "6: acknowledge of [postgres.main] needs a connection; add one, or leave acknowledge out",
+        "[postgres.main]\ncopy-every = \"5s\"\n",
+        "6: copy-every of [postgres.main] needs a connection; add one, or leave copy-every out",
+    ),
+    (
+        "[postgres.main]\nacknowledge = { repositories = [\"locla\"], at-least = 1 }\n",
+        "6: repositories of acknowledge of [postgres.main]: there is no \"locla\"; there are local",
+    ),
+    (
+        "[postgres.main]\nacknowledge = { repositories = [\"local\"], at-least = 2 }\n",
+        "6: at-least of acknowledge of [postgres.main] is a number from 1 to 1",
     ),
     (
         "[postgres.main]\nconnection = \"host=a\"\nslot = \"Walkeep\"\n",

@@ -7,7 +7,7 @@ use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::vault::repository;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{EpochKeyId, OpenError, SealError, keys};
+use crate::vault::seal::{OpenError, SealError, keys};
 
 /// Why a vault did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -76,14 +76,6 @@ pub enum VaultError {
         /// The repository's name in the configuration.
         name: String,
     },
-    /// The key that new objects are sealed under is in one repository and not in another, where nobody could open them.
-    #[error("repository {name} does not have the key {key} that another one has; `walkeep init` brings it there")]
-    KeyMissing {
-        /// The repository's name in the configuration.
-        name: String,
-        /// The key.
-        key: EpochKeyId,
-    },
     /// Something is not in the repositories that answered, and not all did.
     #[error(
         "not every repository answers, so nothing can be said about what is missing: {why}; if the others are to do, take its section out of the \
@@ -121,8 +113,7 @@ impl HasKind for VaultError {
             | VaultError::MalformedContent { .. }
             | VaultError::NameTaken { .. }
             | VaultError::Key { .. }
-            | VaultError::KeysMissing { .. }
-            | VaultError::KeyMissing { .. } => ErrorKind::Integrity,
+            | VaultError::KeysMissing { .. } => ErrorKind::Integrity,
             VaultError::KeyNotConfigured { .. } | VaultError::NoRepository => ErrorKind::Usage,
             VaultError::NotAllAnswered { .. } => ErrorKind::Unavailable,
             VaultError::Spool(error) => error.kind(),

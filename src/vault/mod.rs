@@ -8,15 +8,18 @@
 
 mod repositories;
 pub mod repository;
+mod repository_location;
 pub mod verify;
 pub mod spool;
 pub mod probe;
 mod sealed_objects;
+pub mod shipper;
 #[cfg(test)]
 pub(crate) mod testing;
 mod key_objects;
 pub mod retention;
 mod error;
+mod required_copies;
 mod skipped_repositories;
 mod unreachable_repositories;
 mod vault_repository;
@@ -26,7 +29,9 @@ pub mod seal;
 pub use error::VaultError;
 pub use name::ArchiveNameError;
 pub(crate) use name::archive_name;
-pub use repositories::{RepositoryLocation, Vault, VaultSettings};
+pub use repositories::{Vault, VaultSettings};
+pub use repository_location::RepositoryLocation;
+pub use required_copies::RequiredCopies;
 pub use sealed_objects::ObjectListing;
 pub(crate) use sealed_objects::object_binding;
 pub use skipped_repositories::SkippedRepositories;

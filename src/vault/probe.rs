@@ -1,14 +1,13 @@
 //! Whether each repository takes, returns and removes an object, and refuses to replace one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Vault;
 use super::repository::key::{ObjectKey, ObjectKeyError};
 use super::repository::{PutOutcome, Repository, RepositoryError};
 use super::seal::ObjectEncryption;
+use super::{Vault, VaultError};
 use crate::base::findings::CheckFindings;
 use crate::base::units::format_duration;
 
@@ -24,7 +23,7 @@ enum RepositoryCheckError {
         /// Its name in the configuration.
         name: String,
         /// The error from opening it.
-        source: Arc<RepositoryError>,
+        source: VaultError,
     },
     /// The probe failed.
     #[error("{name} failed")]
@@ -61,15 +60,15 @@ pub async fn check_repositories(
     findings: &mut CheckFindings,
 ) {
     for (name, why) in vault.unreachable() {
-        let (name, source) = (name.to_owned(), Arc::clone(why));
+        let (name, source) = (name.to_owned(), why);
         findings.add_error("repository", RepositoryCheckError::Unopened { name, source });
     }
     for (name, repository) in vault.repositories() {
         let began = vault.clock().elapsed();
         let key = probe_key(&format!("{:032x}", rand::random::<u128>()));
-        match probe_repository(key, repository).await {
+        match probe_repository(key, &repository).await {
             Ok(()) => {
-                sweep_leftovers(name, repository).await;
+                sweep_leftovers(name, &repository).await;
                 let took = vault.clock().elapsed().saturating_sub(began);
                 let url = repository.url();
                 findings.add_good(

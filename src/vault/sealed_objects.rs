@@ -1,18 +1,30 @@
 //! Sealed objects of any kind, in all places at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
 
 use super::error::VaultError;
+use super::key_objects::VaultKeys;
 use super::repositories::Vault;
 use super::vault_repository::VaultRepository;
 use crate::base::blocking::run_blocking;
+use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::vault::repository::key::{KeyPrefix, ObjectKey};
 use crate::vault::repository::{self, ObjectInfo, PrefixListing, PutOutcome};
 use crate::vault::seal::{
     self, ObjectBinding, OpenedObject, SealSpec, SealedKind, SealedObject, SuffixOutcome, Trailer,
+};
+
+/// How long a vault of several repositories waits for one of them, if none answers.
+const PATIENCE: RetryPolicy = RetryPolicy {
+    first: Duration::from_millis(200),
+    longest: Duration::from_secs(5),
+    total: Some(Duration::from_secs(120)),
 };
 
 /// How much of an object's end is read at first to find its trailer: the digest of a busy 16 MiB segment and its frame
@@ -29,11 +41,11 @@ pub struct ObjectListing {
 }
 
 impl Vault {
-    /// Seals `plain` as an object of this kind under this key, and puts it into every place. [`PutOutcome::Created`] if
-    /// any place did not have it; in the others it may have another content.
+    /// Seals `plain` as an object of this kind under this key, and puts it into every repository that can be reached.
+    /// [`PutOutcome::Created`] if any did not have it; in the others it may have another content.
     ///
     /// # Errors
-    /// Any place did not take it, or it cannot be sealed.
+    /// As [`Vault::put_sealed`], or it cannot be sealed.
     pub async fn put_object(
         &self,
         kind: SealedKind,
@@ -53,7 +65,7 @@ impl Vault {
         plain: Vec<Bytes>,
         metadata: Vec<u8>,
     ) -> Result<SealedObject, VaultError> {
-        let (binding, protection) = (object_binding(kind, key), std::sync::Arc::clone(&self.protection));
+        let (binding, protection) = (object_binding(kind, key), Arc::clone(self.protection()));
         let (level, threads) = (self.level, self.threads);
         let sealed = run_blocking(move || {
             let pieces: Vec<&[u8]> = plain.iter().map(AsRef::as_ref).collect();
@@ -63,19 +75,75 @@ impl Vault {
         Ok(sealed.await??)
     }
 
-    /// Puts a sealed object into every place.
+    /// Puts a sealed object into every repository that can be reached: one is enough, and the others are filled from it
+    /// later.
     ///
     /// # Errors
-    /// Any place did not take it; the others may have.
+    /// No repository took it, or one refused it for a reason that does not pass by itself.
     pub async fn put_sealed(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<PutOutcome, VaultError> {
-        let puts = join_all(self.places.iter().map(|place| place.put(key, sealed))).await;
-        let mut all = PutOutcome::Exists;
-        for put in puts {
-            if put? == PutOutcome::Created {
-                all = PutOutcome::Created;
+        let mut patience = Patience::new(self);
+        loop {
+            match self.try_put_sealed(key, sealed).await {
+                Err(error) if patience.waits_after(&error).await => {}
+                answer => return answer,
             }
         }
-        Ok(all)
+    }
+
+    async fn try_put_sealed(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<PutOutcome, VaultError> {
+        let puts = join_all(self.places.iter().map(|place| place.put_when_open(key, sealed, &self.keys))).await;
+        let (mut all, mut passing) = (None, None);
+        for put in puts {
+            match put {
+                Ok(PutOutcome::Created) => all = Some(PutOutcome::Created),
+                Ok(PutOutcome::Exists) => all = all.or(Some(PutOutcome::Exists)),
+                Err(error) if error.may_pass() => passing = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match (all, passing) {
+            (None, passing) => Err(passing.unwrap_or(VaultError::NoRepository)),
+            (Some(put), passing) => {
+                if let Some(error) = passing {
+                    tracing::warn!(%key, %error, "a repository does not take the object; it is filled later");
+                }
+                Ok(put)
+            }
+        }
+    }
+
+    /// The repositories in the order in which they are asked: those that are open first.
+    fn in_asking_order(&self) -> impl Iterator<Item = &Arc<VaultRepository>> {
+        let (open, unreachable): (Vec<_>, Vec<_>) = self.places.iter().partition(|place| place.failure().is_none());
+        open.into_iter().chain(unreachable)
+    }
+
+    /// What the first repository gives that gives anything; `None` if each reports that it has nothing.
+    async fn first_that_has<'a, T>(
+        &'a self,
+        key: &ObjectKey,
+        read: impl Fn(&'a VaultRepository) -> BoxFuture<'a, Result<Option<T>, VaultError>>,
+    ) -> Result<Option<T>, VaultError> {
+        let mut patience = Patience::new(self);
+        loop {
+            let mut trouble = None;
+            for place in self.in_asking_order() {
+                let answer = match place.reopened(&self.keys).await {
+                    Ok(_open) => read(place).await,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(Some(found)) => return Ok(Some(found)),
+                    Ok(None) => {}
+                    Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
+                }
+            }
+            match trouble {
+                None => return Ok(None),
+                Some(error) if patience.waits_after(&error).await => {}
+                Some(error) => return Err(error),
+            }
+        }
     }
 
     /// An object opened, from the first place that has it whole; `None` if every place says that there is none.
@@ -83,15 +151,7 @@ impl Vault {
     /// # Errors
     /// No place gave it, and not all said that they don't have it.
     pub async fn get_object(&self, kind: SealedKind, key: &ObjectKey) -> Result<Option<OpenedObject>, VaultError> {
-        let mut trouble = None;
-        for place in &self.places {
-            match place.get(kind, key, self).await {
-                Ok(Some(opened)) => return Ok(Some(opened)),
-                Ok(None) => {}
-                Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
-            }
-        }
-        trouble.map_or(Ok(None), Err)
+        self.first_that_has(key, |place| place.get(kind, key, self).boxed()).await
     }
 
     /// An object's trailer alone, from the first place that has it; `None` if every place says that there is none.
@@ -99,15 +159,8 @@ impl Vault {
     /// # Errors
     /// No place gave it, and not all said that they don't have it.
     pub async fn get_trailer(&self, kind: SealedKind, key: &ObjectKey) -> Result<Option<Box<Trailer>>, VaultError> {
-        let mut trouble = None;
-        for place in &self.places {
-            match place.trailer(kind, key, self).await {
-                Ok(Some((trailer, _))) => return Ok(Some(trailer)),
-                Ok(None) => {}
-                Err(error) => self.keep_worst_error(&mut trouble, place, key, error),
-            }
-        }
-        trouble.map_or(Ok(None), Err)
+        let found = self.first_that_has(key, |place| place.trailer(kind, key, self).boxed()).await?;
+        Ok(found.map(|(trailer, _)| trailer))
     }
 
     /// Everything under a prefix in any place.
@@ -116,7 +169,7 @@ impl Vault {
     /// No place could be asked.
     pub async fn list(&self, prefix: &KeyPrefix, after: Option<&ObjectKey>) -> Result<ObjectListing, VaultError> {
         let lists = join_all(self.places.iter().map(|place| async move {
-            let repository = place.repository()?;
+            let repository = place.reopened(&self.keys).await?;
             let listed = match after {
                 Some(after) => repository.list_after(prefix, after).await,
                 None => repository.list(prefix).await,
@@ -139,7 +192,8 @@ impl Vault {
         prefix: &KeyPrefix,
     ) -> Result<(PrefixListing, Vec<(String, String)>), VaultError> {
         let levels = join_all(self.places.iter().map(|place| async move {
-            place.repository()?.list_level(prefix).await.map_err(|e| place.repository_error(e))
+            let repository = place.reopened(&self.keys).await?;
+            repository.list_level(prefix).await.map_err(|e| place.repository_error(e))
         }))
         .await;
         let (levels, unasked) = self.collect_answers(levels)?;
@@ -205,9 +259,52 @@ impl Vault {
     }
 }
 
+/// How often what failed is repeated because no repository answered. A vault of one repository does not repeat: its
+/// calls are patient themselves.
+struct Patience<'a> {
+    vault: &'a Vault,
+    backoff: Backoff,
+}
+
+impl Patience<'_> {
+    fn new(vault: &Vault) -> Patience<'_> {
+        Patience { vault, backoff: Backoff::new(PATIENCE, vault.clock.elapsed(), 1) }
+    }
+
+    /// Waits before another attempt; `false` if there is to be none.
+    async fn waits_after(&mut self, error: &VaultError) -> bool {
+        let (vault, clock) = (self.vault, &self.vault.clock);
+        let none_answers = vault.places.len() > 1 && vault.repositories().next().is_none();
+        if !none_answers || error.class() != ErrorClass::Transient {
+            return false;
+        }
+        let Some(pause) = self.backoff.next_pause(clock.elapsed()) else { return false };
+        clock.sleep(pause).await;
+        true
+    }
+}
+
 impl VaultRepository {
+    /// Everything under a prefix.
+    pub(crate) async fn list(&self, prefix: &KeyPrefix) -> Result<Vec<ObjectInfo>, VaultError> {
+        self.repository()?.list(prefix).await.map_err(|e| self.repository_error(e))
+    }
+
+    /// Puts a sealed object; an unreachable repository is opened first, if it is time.
+    pub(crate) async fn put_when_open(
+        &self,
+        key: &ObjectKey,
+        sealed: &SealedObject,
+        keys: &VaultKeys,
+    ) -> Result<PutOutcome, VaultError> {
+        self.reopened(keys).await?;
+        self.put(key, sealed).await
+    }
+
     pub(crate) async fn put(&self, key: &ObjectKey, sealed: &SealedObject) -> Result<PutOutcome, VaultError> {
-        self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.repository_error(e))
+        let put = self.repository()?.put_new(key, sealed.parts.clone()).await.map_err(|e| self.repository_error(e))?;
+        self.note_success();
+        Ok(put)
     }
 
     pub(crate) async fn get(
@@ -221,7 +318,7 @@ impl VaultRepository {
             Err(repository::RepositoryError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.repository_error(error)),
         };
-        let (binding, protection) = (object_binding(kind, key), std::sync::Arc::clone(&vault.protection));
+        let (binding, protection) = (object_binding(kind, key), Arc::clone(vault.protection()));
         let threads = vault.threads;
         let opened = run_blocking(move || seal::open_object(&object, &binding, &protection, threads)).await?;
         opened.map(Some).map_err(|e| self.open_error(e))
@@ -244,7 +341,7 @@ impl VaultRepository {
                 Err(repository::RepositoryError::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(self.repository_error(error)),
             };
-            match seal::read_trailer(&suffix, len, &binding, &vault.protection).map_err(|e| self.open_error(e))? {
+            match seal::read_trailer(&suffix, len, &binding, vault.protection()).map_err(|e| self.open_error(e))? {
                 SuffixOutcome::Ready(trailer) => return Ok(Some((trailer, len))),
                 SuffixOutcome::NeedMore(more) => wanted = more,
             }
@@ -258,7 +355,7 @@ impl VaultRepository {
         self.repository()?.make_durable(key).await.map_err(|e| self.repository_error(e))
     }
 
-    fn open_error(&self, source: seal::OpenError) -> VaultError {
+    pub(crate) fn open_error(&self, source: seal::OpenError) -> VaultError {
         VaultError::CannotOpen { name: self.name.clone(), source }
     }
 

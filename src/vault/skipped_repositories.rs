@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 
 use super::error::VaultError;
 use super::repositories::Vault;
+use super::vault_repository::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedObject;
@@ -29,12 +30,30 @@ impl SkippedRepositories {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn skip(&self, place: usize, error: VaultError) {
+    /// Leaves this one out from now on.
+    pub(crate) fn skip(&self, place: usize, error: VaultError) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(place).or_insert(error);
     }
 }
 
 impl Vault {
+    /// The repositories that are unreachable now, to be left out of what begins now.
+    #[must_use]
+    pub fn skip_unreachable(&self) -> SkippedRepositories {
+        let failed = self.places.iter().enumerate().filter_map(|(nth, place)| Some((nth, place.failure()?.0)));
+        SkippedRepositories::new(failed.collect())
+    }
+
+    /// The repositories that are not left out, with their numbers and names.
+    pub(crate) fn not_skipped(&self, skipped: &SkippedRepositories) -> impl Iterator<Item = (usize, &VaultRepository)> {
+        let out = skipped.errors();
+        self.places
+            .iter()
+            .enumerate()
+            .filter(move |(nth, _)| !out.contains_key(nth))
+            .map(|(nth, place)| (nth, &**place))
+    }
+
     /// Puts a sealed object into every place that is not absent. One that is away, full or forbidden is absent from
     /// then on, if any other place is left.
     ///
@@ -48,7 +67,10 @@ impl Vault {
     ) -> Result<PutOutcome, VaultError> {
         let out = absent.errors();
         let places = self.places.iter().enumerate().filter(|(nth, _)| !out.contains_key(nth));
-        let puts = join_all(places.map(|(nth, place)| async move { (nth, place.put(key, sealed).await) })).await;
+        let puts = join_all(
+            places.map(|(nth, place)| async move { (nth, place.put_when_open(key, sealed, &self.keys).await) }),
+        )
+        .await;
         let (mut all, mut away) = (None, Vec::new());
         for (nth, put) in puts {
             match put {

@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 use tempfile::TempDir;
 
 use super::{RepositoryLocation, Vault, VaultError, VaultRepository, VaultSettings, key_objects};
-use crate::base::clock::{ManualClock, SystemClock};
+use crate::base::clock::{ManualClock, SharedClock, SystemClock};
 use crate::vault::repository::fault_store::FaultStore;
 use crate::vault::repository::{Repository, RepositoryOptions};
 use crate::vault::seal::CompressionLevel;
@@ -46,9 +46,10 @@ pub(crate) async fn faulty() -> (Arc<Vault>, FaultStore) {
     let mut options = RepositoryOptions::new();
     options.clock = Arc::<ManualClock>::clone(&clock);
     let repository = Repository::create_in_store(Arc::new(store.clone()), &options).await.unwrap();
-    let places = vec![VaultRepository { name: "only".into(), repository: Ok(repository) }];
     let key = KeyEncryptionKey::generate().unwrap();
-    key_objects::provide_keys(&places, Some(&key), &*clock).await.unwrap();
+    key_objects::provide_keys(&[("only".into(), repository.clone())], Some(&key), &*clock).await.unwrap();
+    let shared: SharedClock = Arc::<ManualClock>::clone(&clock);
+    let places = vec![Arc::new(VaultRepository::opened("only", repository, &shared))];
     let settings = VaultSettings { key: Some(key), clock, places: vec![], ..settings(&[], None) };
     (Arc::new(Vault::from_repositories(places, settings).await.unwrap()), store)
 }

@@ -50,8 +50,8 @@ use crate::vault::VaultError;
 use crate::vault::repository::RepositoryError;
 use crate::vault::repository::key::marker_key;
 use crate::vault::retention::RetentionError;
+use crate::vault::seal::SealError;
 use crate::vault::seal::keys::SealKeyError;
-use crate::vault::seal::{EpochKeyId, SealError};
 use crate::vault::spool::error::{SpoolError, SpoolKeyError};
 use crate::vault::verify::VerifyError;
 
@@ -165,7 +165,6 @@ fn errors_of_the_vault() {
         (VaultError::Key { name: text(), key: text(), source: SealKeyError::Empty }, INTEGRITY),
         (VaultError::KeyNotConfigured { name: text() }, USAGE),
         (VaultError::KeysMissing { name: text() }, INTEGRITY),
-        (VaultError::KeyMissing { name: text(), key: EpochKeyId::NONE }, INTEGRITY),
         (VaultError::NotAllAnswered { why: text() }, UNAVAILABLE),
         (VaultError::Vanished { what: text() }, FAILED),
         (VaultError::NoRepository, USAGE),

@@ -8,12 +8,13 @@ use tokio::sync::OnceCell;
 
 use super::layout::{ClusterName, Layout};
 use crate::postgres::format::segment::{SegmentSize, SystemId};
-use crate::vault::Vault;
+use crate::vault::{RequiredCopies, Vault};
 
 /// One PostgreSQL cluster in all repositories of a vault.
 pub struct Archive {
     pub(super) vault: Arc<Vault>,
     pub(super) layout: Layout,
+    pub(super) required: RequiredCopies,
     pub(super) identity: OnceCell<ArchiveIdentity>,
 }
 
@@ -27,7 +28,28 @@ impl Archive {
     /// The archive of `cluster` in a vault. Reads nothing yet.
     #[must_use]
     pub fn new(vault: Arc<Vault>, cluster: ClusterName) -> Archive {
-        Archive { vault, layout: Layout::new(cluster), identity: OnceCell::new() }
+        Archive { vault, layout: Layout::new(cluster), required: RequiredCopies::Any, identity: OnceCell::new() }
+    }
+
+    /// The same archive, in which WAL counts as archived only when these repositories have it.
+    #[must_use]
+    pub fn with_required(self, required: RequiredCopies) -> Archive {
+        Archive { required, ..self }
+    }
+
+    /// The repositories that must have WAL before it counts as archived.
+    #[must_use]
+    pub const fn required(&self) -> &RequiredCopies {
+        &self.required
+    }
+
+    /// The archive as each repository alone has it, with the repository's name, in the order of the configuration.
+    #[must_use]
+    pub fn single_views(&self) -> Vec<(String, Arc<Archive>)> {
+        let view = |(name, vault): (&str, Vault)| {
+            (name.to_owned(), Arc::new(Archive::new(Arc::new(vault), self.cluster().clone())))
+        };
+        self.vault.single_views().map(view).collect()
     }
 
     /// The repositories and keys.

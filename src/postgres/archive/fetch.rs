@@ -11,7 +11,7 @@ use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault::repository::ObjectInfo;
 use crate::vault::repository::key::KeyPrefix;
 use crate::vault::seal::SealedKind;
-use crate::vault::{self, ObjectListing};
+use crate::vault::{self, ObjectListing, UnreachableRepositories};
 
 /// The segments of one timeline.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,16 +75,14 @@ impl Archive {
         TimelineHistory::parse(timeline, text).map(Some).map_err(|e| wrong(e.to_string()).into())
     }
 
-    /// The timelines that WAL or a history is archived of, in order.
+    /// The timelines that WAL or a history is archived of in a repository that can be reached, in order.
     ///
     /// # Errors
-    /// No repository could be asked, or not all of them.
+    /// No repository could be asked.
     pub async fn timelines(&self) -> Result<Vec<TimelineId>, ArchiveError> {
-        let (level, unasked) = self.vault().list_level(&self.layout.wal()).await?;
-        self.require_all_answered(&unasked)?;
+        let (level, _unasked) = self.vault().list_level(&self.layout.wal()).await?;
         let mut timelines: Vec<TimelineId> = level.prefixes.iter().filter_map(timeline_of_prefix).collect();
-        let (histories, unasked) = self.vault().list_level(&self.layout.histories()).await?;
-        self.require_all_answered(&unasked)?;
+        let (histories, _unasked) = self.vault().list_level(&self.layout.histories()).await?;
         for object in &histories.objects {
             if let Some(ClusterObject::File(WalFileName::History(timeline))) = self.layout.object_of_key(&object.key) {
                 timelines.push(timeline);
@@ -117,42 +115,24 @@ impl Archive {
         Ok(SegmentListing { found: objects.into_iter().filter_map(segment).collect(), unasked })
     }
 
-    /// The segments of a timeline that sort after `after`, or all, as [`Archive::list_segments`] finds them.
-    ///
-    /// # Errors
-    /// No repository could be asked, or not all of them.
-    pub async fn list_all_segments(
-        &self,
-        timeline: TimelineId,
-        after: Option<SegmentName>,
-    ) -> Result<Vec<SegmentName>, ArchiveError> {
-        let SegmentListing { found, unasked } = self.list_segments(timeline, after).await?;
-        self.require_all_answered(&unasked)?;
-        Ok(found.into_iter().map(|(name, _)| name).collect())
-    }
-
     /// Whether some repository certainly has a segment.
     pub async fn has_segment(&self, name: SegmentName) -> bool {
         let key = self.layout.segment(name);
-        let looks = self
-            .vault
-            .places
-            .iter()
-            .filter_map(|place| place.repository().ok())
-            .map(|repository| repository.head(&key));
+        let looks = self.vault.repositories().map(|(_, repository)| {
+            let key = key.clone();
+            async move { repository.head(&key).await }
+        });
         join_all(looks).await.iter().any(|found| matches!(found, Ok(Some(_))))
     }
 
-    /// The first segment of a timeline in any repository.
+    /// The first segment of a timeline in any repository that can be reached.
     ///
     /// # Errors
-    /// No repository could be asked, or not all of them.
+    /// No repository could be asked.
     pub async fn first_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, ArchiveError> {
-        let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
-        self.require_all_answered(&unasked)?;
+        let (level, _unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
         for log in &level.prefixes {
-            let ObjectListing { objects, unasked } = self.vault().list(log, None).await?;
-            self.require_all_answered(&unasked)?;
+            let ObjectListing { objects, .. } = self.vault().list(log, None).await?;
             let first = objects.iter().find_map(|object| match self.layout.object_of_key(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
                 _ => None,
@@ -164,16 +144,14 @@ impl Archive {
         Ok(None)
     }
 
-    /// The last segment of a timeline in any repository.
+    /// The last segment of a timeline in any repository that can be reached.
     ///
     /// # Errors
-    /// No repository could be asked, or not all of them.
+    /// No repository could be asked.
     pub async fn last_segment(&self, timeline: TimelineId) -> Result<Option<SegmentName>, ArchiveError> {
-        let (level, unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
-        self.require_all_answered(&unasked)?;
+        let (level, _unasked) = self.vault().list_level(&self.layout.timeline(timeline)).await?;
         for log in level.prefixes.iter().rev() {
-            let ObjectListing { objects, unasked } = self.vault().list(log, None).await?;
-            self.require_all_answered(&unasked)?;
+            let ObjectListing { objects, .. } = self.vault().list(log, None).await?;
             let last = objects.iter().rev().find_map(|object| match self.layout.object_of_key(&object.key)? {
                 ClusterObject::Segment(name) => Some(name),
                 _ => None,
@@ -185,17 +163,14 @@ impl Archive {
         Ok(None)
     }
 
-    /// An error if any repository could not be asked.
-    fn require_all_answered(&self, unasked: &[(String, String)]) -> Result<(), ArchiveError> {
-        if unasked.is_empty() {
-            return Ok(());
-        }
-        for place in &self.vault.places {
-            place.repository()?;
-        }
-        // It was there when the archive was opened and is not now.
-        let why = unasked.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; ");
-        Err(vault::VaultError::NotAllAnswered { why }.into())
+    /// Proves that every repository could be asked: to be called after the listings whose answers must be complete.
+    ///
+    /// # Errors
+    /// [`vault::VaultError::NotAllAnswered`].
+    pub fn ensure_all_reachable(&self) -> Result<(), ArchiveError> {
+        let mut unreachable = UnreachableRepositories::default();
+        unreachable.insert(self.vault.unreachable().map(|(name, why)| (name.to_owned(), why.to_string())));
+        Ok(unreachable.ensure_empty()?)
     }
 }
 

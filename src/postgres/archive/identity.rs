@@ -30,25 +30,38 @@ impl Archive {
         Ok(Some(identity))
     }
 
-    /// What the cluster is, in every place: written where it is missing.
+    /// What the cluster is, in every repository that can be reached: written where it is missing.
     ///
     /// # Errors
-    /// A place could not be asked. Nothing is said about whether the answer equals `proposed`.
+    /// No repository could be asked, or two of them disagree. Nothing is said about whether the answer equals
+    /// `proposed`.
     pub(super) async fn identity_or_create(&self, proposed: ArchiveIdentity) -> Result<ArchiveIdentity, ArchiveError> {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);
         }
+        let mut failure = None;
         for place in &self.vault.places {
-            let found = match self.identity_in(place).await? {
-                Some(found) => found,
-                None => self.write_identity(place, self.identity.get().copied().unwrap_or(proposed)).await?,
+            let asked = async {
+                place.reopened(&self.vault.keys).await?;
+                match self.identity_in(place).await? {
+                    Some(found) => Ok(found),
+                    None => self.write_identity(place, self.identity.get().copied().unwrap_or(proposed)).await,
+                }
+            };
+            let found = match asked.await {
+                Ok(found) => found,
+                Err(ArchiveError::Vault(error)) if error.may_pass() => {
+                    failure = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             if *self.identity.get_or_init(|| std::future::ready(found)).await != found {
                 let why = "it is another cluster than in the other repositories";
                 return Err(place.content_error(&self.layout.identity(), why).into());
             }
         }
-        self.identity.get().copied().ok_or(vault::VaultError::NoRepository.into())
+        self.identity.get().copied().ok_or_else(|| failure.unwrap_or(vault::VaultError::NoRepository).into())
     }
 
     async fn identity_in(&self, place: &VaultRepository) -> Result<Option<ArchiveIdentity>, ArchiveError> {

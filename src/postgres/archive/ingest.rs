@@ -1,10 +1,11 @@
 //! The one way in for WAL.
 //!
-//! A segment is digested and sealed at the same time, then put into every repository; nothing is acknowledged before
-//! all have it (I1). The first copy of a name wins. A later one must be the same, or it is refused and an alarm: a
-//! roll-back to an older snapshot, a clone, or two servers that both think they are the primary (I3). Same means: equal
-//! bytes, or equal up to the record that switched to the next segment, after which two servers may leave different
-//! rubbish.
+//! A segment is digested and sealed at the same time, then put into every repository that can be reached. Nothing is
+//! acknowledged before the required ones have it (I1). The others are filled later.
+//!
+//! The first copy of a name wins. A later one must be the same, or it is refused and an alarm: a roll-back to an older
+//! snapshot, a clone, or two servers that both think they are the primary (I3). Same means: equal bytes, or equal up to
+//! the record that switched to the next segment, after which two servers may leave different padding.
 //!
 //! Damaged WAL is kept as it came and marked, never refused: it may be all that is left (I10).
 
@@ -29,12 +30,12 @@ use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{self, CompressionLevel, SealSpec, SealedKind, SealedObject, Trailer};
 use crate::vault::{self, object_binding};
 
-/// What came of putting a file into the archive. Either way it is now durable in every repository.
+/// What came of putting a file into the archive. Either way it is now durable in every required repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IngestOutcome {
     /// It was new to at least one repository.
     Created,
-    /// Every repository had it.
+    /// Every repository that could be asked had it.
     Identical,
 }
 
@@ -45,10 +46,21 @@ pub struct Ingested {
     pub outcome: IngestOutcome,
     /// Bytes it has in a repository.
     pub stored_bytes: u64,
+    /// The repositories that do not have it yet, each with the reason.
+    pub lacking: Vec<LackingRepository>,
     /// What a human must hear about, though it was archived.
     pub alarm: Option<IngestAlarm>,
     /// The digest, if it was made: not of a segment that was there already, nor of other files.
     pub digest: Option<Arc<SegmentDigest>>,
+}
+
+/// A repository that does not have what others have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LackingRepository {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Why it was not stored there.
+    pub why: String,
 }
 
 /// Something about archived WAL that a human must hear about.
@@ -167,6 +179,18 @@ impl IngestError {
     pub fn class(&self) -> ErrorClass {
         self.kind().class()
     }
+
+    /// Whether a repository is in the way that may be back later, or that a user can put right.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, IngestError::Archive(ArchiveError::Vault(error)) if error.may_pass())
+    }
+}
+
+/// What the repositories that can be reached have of a segment, and which could not be asked.
+pub(super) struct StoredCopies {
+    pub(super) stored: Vec<StoredSegment>,
+    lacking: Vec<LackingRepository>,
 }
 
 /// What a place has of a segment.
@@ -198,6 +222,11 @@ impl PreparedSegment {
     #[must_use]
     pub const fn digest(&self) -> &Arc<SegmentDigest> {
         &self.digest
+    }
+
+    /// Its key.
+    pub(crate) const fn key(&self) -> &ObjectKey {
+        &self.key
     }
 
     /// Bytes it will have in a repository.
@@ -292,9 +321,9 @@ impl Archive {
     /// # Errors
     /// As [`Archive::put_wal_file`].
     pub async fn put_segment(self: &Arc<Self>, name: SegmentName, bytes: Bytes) -> Result<Ingested, IngestError> {
-        match self.stored_in_all(name).await? {
-            Some(stored) if stored.iter().all(|stored| has_same_bytes(stored, &bytes)) => {
-                Ok(self.confirm_identical(name, stored).await?)
+        match self.stored_copies(name).await? {
+            Some(copies) if copies.stored.iter().all(|stored| has_same_bytes(stored, &bytes)) => {
+                Ok(self.confirm_identical(name, copies).await?)
             }
             _ => self.put_new_segment(name, &[], bytes).await,
         }
@@ -317,18 +346,40 @@ impl Archive {
         self.commit_segment(prepared).await
     }
 
-    /// Puts a prepared segment into every repository. When this returns it is durable in all of them.
+    /// Puts a prepared segment into every repository that can be reached. When this returns it is durable in all that
+    /// are required.
     ///
     /// # Errors
     /// As [`Archive::put_wal_file`].
     pub async fn commit_segment(&self, prepared: PreparedSegment) -> Result<Ingested, IngestError> {
-        let proposed = prepared.identity();
-        check_identity(&prepared.name.to_string(), proposed, self.identity_or_create(proposed).await?)?;
+        self.check_prepared(&prepared).await?;
         let puts = join_all(self.vault.places.iter().map(|place| self.commit_segment_to(place, &prepared))).await;
-        let outcome = combined_outcome(puts)?;
+        let (outcome, lacking) = self.combined_outcome(puts)?;
         let alarm = alarm_of_digest(&prepared.digest);
         let stored_bytes = prepared.stored_bytes();
-        Ok(Ingested { outcome, stored_bytes, alarm, digest: Some(prepared.digest) })
+        Ok(Ingested { outcome, stored_bytes, lacking, alarm, digest: Some(prepared.digest) })
+    }
+
+    /// Refuses a prepared segment of another cluster.
+    ///
+    /// # Errors
+    /// It is one, or no repository could be asked.
+    pub(crate) async fn check_prepared(&self, prepared: &PreparedSegment) -> Result<(), IngestError> {
+        let proposed = prepared.identity();
+        check_identity(&prepared.name.to_string(), proposed, self.identity_or_create(proposed).await?)
+    }
+
+    /// Puts a prepared segment into one repository, by its number in the configuration.
+    ///
+    /// # Errors
+    /// As [`Archive::put_wal_file`].
+    pub(crate) async fn commit_segment_in(
+        &self,
+        place: usize,
+        prepared: &PreparedSegment,
+    ) -> Result<IngestOutcome, IngestError> {
+        let place = self.vault.places.get(place).ok_or(vault::VaultError::NoRepository)?;
+        self.commit_segment_to(place, prepared).await
     }
 
     async fn commit_segment_to(
@@ -336,7 +387,7 @@ impl Archive {
         place: &VaultRepository,
         prepared: &PreparedSegment,
     ) -> Result<IngestOutcome, IngestError> {
-        if place.put(&prepared.key, &prepared.sealed).await? == PutOutcome::Created {
+        if place.put_when_open(&prepared.key, &prepared.sealed, &self.vault.keys).await? == PutOutcome::Created {
             return Ok(IngestOutcome::Created);
         }
         let gone = || place.content_error(&prepared.key, "it is gone again");
@@ -346,27 +397,71 @@ impl Archive {
         if same { Ok(IngestOutcome::Identical) } else { Err(conflict_error(prepared.name, place)) }
     }
 
-    /// What every place has of a segment; `None` if any has nothing.
-    pub(super) async fn stored_in_all(&self, name: SegmentName) -> Result<Option<Vec<StoredSegment>>, ArchiveError> {
+    /// What the repositories that can be reached have of a segment; `None` if any of them has nothing, or if they are
+    /// not enough.
+    pub(super) async fn stored_copies(&self, name: SegmentName) -> Result<Option<StoredCopies>, ArchiveError> {
         let key = self.layout.segment(name);
-        let found = join_all(self.vault.places.iter().map(|place| self.read_stored_segment(place, &key))).await;
-        found.into_iter().collect()
+        let found = join_all(self.vault.places.iter().map(|place| async {
+            place.reopened(&self.vault.keys).await?;
+            self.read_stored_segment(place, &key).await
+        }))
+        .await;
+        let (mut stored, mut lacking) = (Vec::new(), Vec::new());
+        for (place, found) in self.vault.places.iter().zip(found) {
+            match found {
+                Ok(Some(found)) => stored.push(found),
+                Ok(None) => return Ok(None),
+                Err(ArchiveError::Vault(error)) if error.may_pass() => lacking.push(lacking_repository(place, &error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.is_enough(&lacking).then_some(StoredCopies { stored, lacking }))
     }
 
-    /// The answer for a segment that every place has, durable.
+    /// Whether everything that is required has it, if only these lack it.
+    fn is_enough(&self, lacking: &[LackingRepository]) -> bool {
+        self.required.are_met(self.vault.repository_names(), |name| lacking.iter().all(|other| other.name != name))
+    }
+
+    /// The answer for a segment that every repository has which can be reached, durable.
     pub(super) async fn confirm_identical(
         &self,
         name: SegmentName,
-        stored: Vec<StoredSegment>,
+        copies: StoredCopies,
     ) -> Result<Ingested, ArchiveError> {
+        let StoredCopies { stored, lacking } = copies;
         let key = self.layout.segment(name);
-        for place in &self.vault.places {
+        for place in self.vault.places.iter().filter(|place| lacking.iter().all(|other| other.name != place.name)) {
             // It may have been put a moment ago by another process that has not synced its folder yet.
             place.make_durable(&key).await?;
         }
         let stored_bytes = stored.iter().map(|stored| stored.len).max().unwrap_or(0);
         let alarm = stored.iter().find_map(|stored| alarm_of_digest(&stored.digest));
-        Ok(Ingested { outcome: IngestOutcome::Identical, stored_bytes, alarm, digest: None })
+        Ok(Ingested { outcome: IngestOutcome::Identical, stored_bytes, lacking, alarm, digest: None })
+    }
+
+    /// The outcome over all repositories: the required ones have it, or the first reason why one has not. A conflict
+    /// goes before a network that may come back.
+    fn combined_outcome(
+        &self,
+        puts: Vec<Result<IngestOutcome, IngestError>>,
+    ) -> Result<(IngestOutcome, Vec<LackingRepository>), IngestError> {
+        let (mut outcome, mut lacking, mut passing) = (IngestOutcome::Identical, Vec::new(), None);
+        for (place, put) in self.vault.places.iter().zip(puts) {
+            match put {
+                Ok(IngestOutcome::Created) => outcome = IngestOutcome::Created,
+                Ok(IngestOutcome::Identical) => {}
+                Err(error) if error.may_pass() => {
+                    lacking.push(lacking_repository(place, &error));
+                    passing = passing.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match passing {
+            Some(error) if !self.is_enough(&lacking) => Err(error),
+            _ => Ok((outcome, lacking)),
+        }
     }
 
     async fn read_stored_segment(
@@ -404,7 +499,8 @@ impl Archive {
         });
         let sealed = sealed.await?.map_err(vault::VaultError::from)?;
         let puts = join_all(self.vault.places.iter().map(|place| self.put_file_to(place, name, &key, &sealed))).await;
-        Ok(Ingested { outcome: combined_outcome(puts)?, stored_bytes: sealed.len, alarm: None, digest: None })
+        let (outcome, lacking) = self.combined_outcome(puts)?;
+        Ok(Ingested { outcome, stored_bytes: sealed.len, lacking, alarm: None, digest: None })
     }
 
     async fn put_file_to(
@@ -414,7 +510,7 @@ impl Archive {
         key: &ObjectKey,
         sealed: &SealedObject,
     ) -> Result<IngestOutcome, IngestError> {
-        if place.put(key, sealed).await? == PutOutcome::Created {
+        if place.put_when_open(key, sealed, &self.vault.keys).await? == PutOutcome::Created {
             return Ok(IngestOutcome::Created);
         }
         let gone = || place.content_error(key, "it is gone again");
@@ -427,21 +523,8 @@ impl Archive {
     }
 }
 
-/// The outcome over all places: all have it, or the first reason why one has not. A conflict goes before a network that
-/// may come back.
-fn combined_outcome(puts: Vec<Result<IngestOutcome, IngestError>>) -> Result<IngestOutcome, IngestError> {
-    let (mut outcome, mut worst) = (IngestOutcome::Identical, None::<IngestError>);
-    for put in puts {
-        match put {
-            Ok(IngestOutcome::Created) => outcome = IngestOutcome::Created,
-            Ok(IngestOutcome::Identical) => {}
-            Err(error) if worst.as_ref().is_none_or(|worst| worst.class() == ErrorClass::Transient) => {
-                worst = Some(error)
-            }
-            Err(_) => {}
-        }
-    }
-    worst.map_or(Ok(outcome), Err)
+fn lacking_repository(place: &VaultRepository, error: &dyn std::fmt::Display) -> LackingRepository {
+    LackingRepository { name: place.name.clone(), why: error.to_string() }
 }
 
 fn conflict_error(name: impl ToString, place: &VaultRepository) -> IngestError {
@@ -489,7 +572,8 @@ fn has_same_bytes(stored: &StoredSegment, bytes: &[u8]) -> bool {
     *blake3::hash(meaningful).as_bytes() == stored.content
 }
 
-fn alarm_of_digest(digest: &SegmentDigest) -> Option<IngestAlarm> {
+/// What a human must hear about a segment with this digest.
+pub(crate) fn alarm_of_digest(digest: &SegmentDigest) -> Option<IngestAlarm> {
     match &digest.state {
         SegmentState::Checked => None,
         SegmentState::Opaque => Some(IngestAlarm::Opaque { magic: digest.page_magic }),

@@ -148,7 +148,13 @@ impl Layout {
     /// # Errors
     /// [`ObjectKeyError`] if `label` cannot stand in a name.
     pub fn names(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
-        KeyPrefix::from_parts(self.path_below("names")).object_key(label)
+        self.all_names().object_key(label)
+    }
+
+    /// The names of all backups.
+    #[must_use]
+    pub fn all_names(&self) -> KeyPrefix {
+        KeyPrefix::from_parts(self.path_below("names"))
     }
 
     /// All expired manifests.

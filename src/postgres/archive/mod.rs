@@ -28,6 +28,7 @@ mod error;
 pub mod clock_notes;
 pub mod unfinished;
 pub mod ingest;
+pub mod lacking;
 pub mod fetch;
 pub mod inventory;
 pub mod name_list;

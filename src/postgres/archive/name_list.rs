@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Archive, ArchiveError};
 use crate::postgres::wal::catalog::ListedRow;
 use crate::vault;
+use crate::vault::SkippedRepositories;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
@@ -40,18 +41,25 @@ pub struct DatabaseNames {
 }
 
 impl Archive {
-    /// Stores the list under `key` ([`crate::postgres::archive::layout::Layout::names`]).
+    /// Stores the list under `key` ([`crate::postgres::archive::layout::Layout::names`]) in the repositories that are
+    /// not left out.
     ///
     /// # Errors
-    /// A repository did not take it.
-    pub async fn put_name_list(&self, key: &ObjectKey, names: &NameList) -> Result<PutOutcome, ArchiveError> {
+    /// No repository took it.
+    pub async fn put_name_list(
+        &self,
+        key: &ObjectKey,
+        names: &NameList,
+        skipped: &SkippedRepositories,
+    ) -> Result<PutOutcome, ArchiveError> {
         let wrong = |why: serde_json::Error| vault::VaultError::MalformedContent {
             name: self.cluster().to_string(),
             key: key.clone(),
             why: why.to_string(),
         };
         let text = serde_json::to_vec(names).map_err(wrong)?;
-        Ok(self.vault().put_object(SealedKind::Names, key, vec![Bytes::from(text)], Vec::new()).await?)
+        let sealed = self.vault().seal_object(SealedKind::Names, key, vec![Bytes::from(text)], Vec::new()).await?;
+        Ok(self.vault().put_where_not_skipped(key, &sealed, skipped).await?)
     }
 
     /// The list beside the backup `label`; `None` if there is none, or it is of a newer format.

@@ -209,7 +209,7 @@ impl Archive {
         }
         for ((timeline, number), pieces) in segments {
             let Some(name) = SegmentName::new(timeline, number, size) else { continue };
-            if self.stored_in_all(name).await?.is_some() || self.is_in_partial(name, size, &pieces).await? {
+            if self.stored_copies(name).await?.is_some() || self.is_in_partial(name, size, &pieces).await? {
                 self.remove_pieces(&pieces).await?;
             }
         }

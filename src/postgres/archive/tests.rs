@@ -18,7 +18,7 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::vault::repository::fault_store::{FaultStore, InjectedFault};
 use crate::vault::seal::CompressionLevel;
 use crate::vault::seal::keys::{KeyEncryptionKey, SealKeyError};
-use crate::vault::{self, testing};
+use crate::vault::{self, RequiredCopies, testing};
 
 const MIB: usize = 1 << 20;
 
@@ -246,17 +246,24 @@ async fn every_place_gets_everything_and_reading_does_with_one() {
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
     assert_eq!(archive.put_segment(name, bytes.clone()).await.unwrap().outcome, IngestOutcome::Created);
 
-    // One is gone: what is found is found, what is not is not said to be absent, and nothing is acknowledged.
+    // One is gone: what is found is found, and what is not is not reported to be absent.
     std::fs::rename(a.path().join("repository"), a.path().join("away")).unwrap();
     let archive = open(&[&a, &b], Some(&key)).await.unwrap();
     assert_eq!(archive.segment(name).await.unwrap().unwrap(), bytes);
     let (other, other_bytes) = segment(7, 4, b"a", 9);
     assert!(archive.segment(other).await.is_err());
-    assert!(archive.put_segment(name, bytes.clone()).await.is_err());
-    assert!(archive.put_segment(other, other_bytes).await.is_err());
-    assert!(archive.timelines().await.is_err());
+    assert!(archive.ensure_all_reachable().is_err());
     let listed = archive.list_segments(TimelineId::FIRST, None).await.unwrap();
     assert_eq!((listed.found.len(), listed.unasked.len()), (1, 1));
+    // Whether the one that is left is enough is for the policy to decide.
+    let strict =
+        Archive::new(Arc::clone(archive.vault()), archive.cluster().clone()).with_required(RequiredCopies::All);
+    let strict = Arc::new(strict);
+    assert!(strict.put_segment(name, bytes.clone()).await.is_err());
+    assert!(strict.put_segment(other, other_bytes.clone()).await.is_err());
+    let lacking = archive.put_segment(name, bytes.clone()).await.unwrap().lacking;
+    assert_eq!(lacking.iter().map(|lacking| lacking.name.as_str()).collect::<Vec<_>>(), ["place0"]);
+    assert_eq!(archive.put_segment(other, other_bytes).await.unwrap().lacking, lacking);
     std::fs::rename(b.path().join("repository"), b.path().join("away")).unwrap();
     assert!(open(&[&a, &b], Some(&key)).await.is_err());
 }
@@ -270,10 +277,15 @@ async fn a_new_place_gets_the_keys_of_the_old() {
     let both = create(&[&a, &b], Some(&key)).await;
     assert_eq!(both.put_segment(name, bytes.clone()).await.unwrap().outcome, IngestOutcome::Created);
     assert_eq!(open(&[&b], Some(&key)).await.unwrap().segment(name).await.unwrap().unwrap(), bytes);
-    // Put side by side though each was made with keys of its own: nothing is sealed that one of them could not open.
+    // Put side by side though each was made with keys of its own: each gets the other's, and opens what it is given.
     let c = dir();
     create(&[&c], Some(&key)).await;
-    assert!(matches!(open(&[&a, &c], Some(&key)).await, Err(vault::VaultError::KeyMissing { .. })));
+    let both = open(&[&a, &c], Some(&key)).await.unwrap();
+    let (next, next_bytes) = segment(7, 4, b"b", 9);
+    both.put_segment(next, next_bytes.clone()).await.unwrap();
+    for alone in [&a, &c] {
+        assert_eq!(open(&[alone], Some(&key)).await.unwrap().segment(next).await.unwrap().unwrap(), next_bytes);
+    }
 }
 
 #[tokio::test]

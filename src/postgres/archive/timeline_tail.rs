@@ -46,7 +46,10 @@ impl Archive {
         for timeline in self.timelines().await?.into_iter().filter(|timeline| *timeline > missing.timeline()) {
             histories.extend(self.history(timeline).await?);
         }
-        let Some(left) = switch_point_in(&histories, missing, identity.segment_size) else { return Ok(None) };
+        let Some(left) = switch_point_in(&histories, missing, identity.segment_size) else {
+            self.ensure_all_reachable()?;
+            return Ok(None);
+        };
         let partial = self.file(&WalFileName::Partial(missing)).await?;
         let copy = self.read_copy_of_tail(&left, missing, identity.segment_size).await?;
         let kept = |bytes: &Bytes| zeroed_from(bytes, left.end, identity.segment_size);

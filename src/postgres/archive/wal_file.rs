@@ -43,8 +43,7 @@ impl Archive {
             let bytes = run_blocking(move || WalFileReader::open(path)?.read()).await??;
             return self.put_wal_file(&parsed, bytes).await;
         };
-        let stored = self.stored_in_all(segment).await?;
-        let Some(stored) = stored else {
+        let Some(copies) = self.stored_copies(segment).await? else {
             let bytes = run_blocking(move || WalFileReader::open(path)?.read()).await??;
             return self.put_new_segment(segment, note, bytes).await;
         };
@@ -54,8 +53,8 @@ impl Archive {
             Ok::<_, WalFileError>((source.hash()?, source))
         })
         .await??;
-        if stored.iter().all(|stored| *stored.trailer.content() == hash) {
-            return Ok(self.confirm_identical(segment, stored).await?);
+        if copies.stored.iter().all(|stored| *stored.trailer.content() == hash) {
+            return Ok(self.confirm_identical(segment, copies).await?);
         }
         let bytes = run_blocking(move || source.read()).await??;
         self.put_segment(segment, bytes).await

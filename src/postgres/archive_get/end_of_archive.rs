@@ -24,7 +24,7 @@ pub(super) async fn prove_end_of_archive(archive: &Archive, missing: SegmentName
             return Err(ArchiveGetError::Hole { name: missing, later });
         }
     }
-    Ok(())
+    Ok(archive.ensure_all_reachable()?)
 }
 
 /// Whether the way to `later`, on a younger timeline, leads through `missing`.

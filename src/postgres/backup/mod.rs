@@ -51,6 +51,7 @@ use crate::postgres::wire::{
     BaseBackup, BaseBackupEnd, BaseBackupEvent, BaseBackupOptions, BaseBackupStart, ReplicationConnection,
     ServerCompression, SystemIdentity,
 };
+use crate::vault::SkippedRepositories;
 use crate::vault::repository::PutOutcome;
 use crate::vault::seal::SealedKind;
 
@@ -138,8 +139,9 @@ async fn take_backup_reporting(
     let mut connection = ReplicationConnection::connect(server).await?;
     let about = inspect_server(archive, &mut connection).await?;
     let namer = ChunkNamer::for_current_key(archive.vault().protection());
-    let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id()).await?;
-    let store = Packer::new(archive, known)?;
+    let skipped = Arc::new(archive.vault().skip_unreachable());
+    let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id(), &skipped).await?;
+    let store = Packer::new(archive, known, &skipped)?;
 
     let hold = required_wal::hold_server_wal(server).await?;
     tell.send_replace(BackupProgress::Checkpoint);
@@ -169,7 +171,7 @@ async fn take_backup_reporting(
         hold.close().await;
     }
     let names = names.await.map_err(|_gone| StageLostError)?;
-    write_manifest(archive, summary, taken, names).await
+    write_manifest(archive, summary, taken, names, &skipped).await
 }
 
 /// What is known of the server before anything is read.
@@ -491,10 +493,11 @@ async fn write_manifest(
     mut summary: BackupSummary,
     taken: BackupContents,
     names: Option<NameList>,
+    skipped: &SkippedRepositories,
 ) -> Result<BackupSummary, BackupError> {
     let BackupContents { reader, stored, .. } = taken;
     if !stored.reused.is_empty() {
-        let there = packer::packs_everywhere(archive).await?;
+        let there = packer::packs_everywhere(archive, skipped).await?;
         let count = stored.reused.difference(&there).count();
         if count > 0 {
             return Err(BackupError::PacksGone { count });
@@ -516,15 +519,19 @@ async fn write_manifest(
         let key = archive.layout().backup(&summary.label)?;
         if let Some(names) = &names {
             // One of this label that exists is another backup's, and so is the manifest.
-            let _there = archive.put_name_list(&archive.layout().names(&summary.label)?, names).await?;
+            let _there = archive.put_name_list(&archive.layout().names(&summary.label)?, names, skipped).await?;
         }
-        let put =
-            archive.vault().put_object(SealedKind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
-        match put {
+        let vault = archive.vault();
+        let sealed = vault.seal_object(SealedKind::Manifest, &key, vec![body.clone()], summary.to_bytes()).await?;
+        match vault.put_where_not_skipped(&key, &sealed, skipped).await? {
             PutOutcome::Created => break,
             // Another backup began in the same second.
             PutOutcome::Exists => {}
         }
+    }
+    for error in skipped.errors().into_values() {
+        let label = &summary.label;
+        tracing::warn!(label, %error, "the backup is not in this repository; it is copied once the repository is back");
     }
     tracing::info!(cluster = %archive.cluster(), label = summary.label, "backup complete");
     Ok(summary)

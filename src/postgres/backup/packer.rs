@@ -14,7 +14,7 @@ use crate::postgres::archive::chunks::{
     ChunkName, KnownChunks, PACK_BYTES, PackBuilder, PackError, PackId, SealedPack,
 };
 use crate::postgres::archive::manifest::ManifestChunk;
-use crate::vault;
+use crate::vault::SkippedRepositories;
 
 /// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in
 /// memory: four times [`PACK_BYTES`] of chunks, and as much again where they don't compress.
@@ -23,6 +23,8 @@ const PACKS_IN_FLIGHT: usize = 3;
 /// The chunks of one backup.
 pub(super) struct Packer {
     archive: Arc<Archive>,
+    /// Repositories that get nothing of this backup: its manifest must not be where a pack of it is not.
+    skipped: Arc<SkippedRepositories>,
     known: KnownChunks,
     sealing: WorkerStage<PackBuilder, Result<SealedPack, PackError>>,
     filling: PackBuilder,
@@ -45,7 +47,11 @@ pub(super) struct PackedChunks {
 }
 
 impl Packer {
-    pub(super) fn new(archive: &Arc<Archive>, known: KnownChunks) -> Result<Packer, BackupError> {
+    pub(super) fn new(
+        archive: &Arc<Archive>,
+        known: KnownChunks,
+        skipped: &Arc<SkippedRepositories>,
+    ) -> Result<Packer, BackupError> {
         let (layout, protection) = (archive.layout().clone(), Arc::clone(archive.vault().protection()));
         // Not faster when behind, as WAL is: a pack is kept for long, and zstd's -5 took a fifth off the time and put
         // 220 % on the size.
@@ -54,6 +60,7 @@ impl Packer {
         let seal = move |pack: PackBuilder| pack.seal(&layout, &protection, level, 1);
         Ok(Packer {
             archive: Arc::clone(archive),
+            skipped: Arc::clone(skipped),
             known,
             sealing: WorkerStage::start("seal-pack", archive.vault().threads(), PACKS_IN_FLIGHT, seal)?,
             filling: PackBuilder::new()?,
@@ -104,10 +111,10 @@ impl Packer {
             self.await_one_put().await?;
         }
         let sealing = self.sealing.submit(full).await?;
-        let archive = Arc::clone(&self.archive);
+        let (archive, skipped) = (Arc::clone(&self.archive), Arc::clone(&self.skipped));
         self.puts.spawn(async move {
             let sealed = sealing.wait().await??;
-            archive.vault().put_sealed(&sealed.key, &sealed.object).await?;
+            archive.vault().put_where_not_skipped(&sealed.key, &sealed.object, &skipped).await?;
             Ok(sealed.object.len)
         });
         Ok(())
@@ -137,18 +144,30 @@ fn last_index(len: usize) -> u32 {
     u32::try_from(len.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
-/// The packs that every repository has.
-pub(super) async fn packs_everywhere(archive: &Archive) -> Result<HashSet<PackId>, BackupError> {
+/// The packs that every repository has which is not left out. One that does not answer is left out from now on.
+pub(super) async fn packs_everywhere(
+    archive: &Archive,
+    skipped: &SkippedRepositories,
+) -> Result<HashSet<PackId>, BackupError> {
     let mut everywhere: Option<HashSet<PackId>> = None;
-    for (name, repository) in archive.vault().repositories() {
-        let listed = repository.list(&archive.layout().packs()).await;
-        let listed = listed
-            .map_err(|source| vault::VaultError::Repository { name: name.to_owned(), source: Arc::new(source) })?;
+    for (nth, place) in archive.vault().not_skipped(skipped) {
+        let listed = match place.list(&archive.layout().packs()).await {
+            Ok(listed) => listed,
+            Err(error) if error.may_pass() => {
+                skipped.skip(nth, error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let here: HashSet<PackId> = listed.iter().filter_map(|object| PackId::parse(object.key.file_name())).collect();
         everywhere = Some(match everywhere {
             None => here,
             Some(others) => others.intersection(&here).copied().collect(),
         });
     }
-    Ok(everywhere.unwrap_or_default())
+    match (everywhere, skipped.errors().into_values().next()) {
+        (Some(packs), _) => Ok(packs),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Ok(HashSet::new()),
+    }
 }

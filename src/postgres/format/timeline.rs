@@ -186,6 +186,17 @@ impl TimelinePath {
         self
     }
 
+    /// The path as it was when `timeline` was its last one. Unchanged if it does not go through `timeline`.
+    #[must_use]
+    pub fn truncated_to(&self, timeline: TimelineId) -> TimelinePath {
+        let Some(last) = self.spans.iter().position(|span| span.timeline == timeline) else { return self.clone() };
+        let mut spans: Vec<TimelineSpan> = self.spans.iter().take(last + 1).copied().collect();
+        if let Some(span) = spans.last_mut() {
+            span.end = None;
+        }
+        TimelinePath { spans, departures: Vec::new() }
+    }
+
     /// The timelines that left the path's last one.
     #[must_use]
     pub fn departures(&self) -> &[TimelineDeparture] {

@@ -57,6 +57,10 @@ pub(super) async fn first_missing(
         spans.push(read_span(archive, known, span, spool, listed, from).await?);
     }
     let found = match find_first_missing(&spans, from, None) {
+        // An unreachable repository may have it. The next start with all of them looks again.
+        Some(FirstMissing::Hole(..)) if archive.ensure_all_reachable().is_err() => {
+            find_first_missing(&spans, from, Some(SegmentNo::new(u64::MAX)))
+        }
         // Only now are backups of interest: what is before the oldest one is needed by nothing, and cleanup may have
         // made a hole there.
         Some(FirstMissing::Hole(..)) => find_first_missing(&spans, from, oldest_needed(archive, known).await?),
@@ -142,10 +146,10 @@ async fn list_span(
     let begin = size.segment_of(span.begin);
     let before = from.map_or(begin, |from| from.max(begin)).previous();
     let after = before.and_then(|before| SegmentName::new(span.timeline, before, size));
-    let numbers = archive.list_all_segments(span.timeline, after).await?;
-    Ok(numbers
+    let listed = archive.list_segments(span.timeline, after).await?.found;
+    Ok(listed
         .into_iter()
-        .filter_map(|name| name.number(size))
+        .filter_map(|(name, _)| name.number(size))
         .filter(|number| end.is_none_or(|end| *number < end))
         .collect())
 }

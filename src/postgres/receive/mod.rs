@@ -59,6 +59,8 @@ mod settings;
 mod server_clock;
 mod piece_uploads;
 mod receiver_state;
+mod piece_copies;
+mod followers;
 mod stream_session;
 
 use std::fmt;
@@ -73,14 +75,15 @@ pub use settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 
 use crate::base::clock::{Clock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
-use crate::postgres::archive::Archive;
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{Archive, ArchiveError, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::wire::{self, NextTimeline, ReplicationConnection, SlotName, StartedReplication};
+use followers::Followers;
 use intake::{IntakeStart, SpoolScope, TimelineIntake};
-use piece_uploads::PieceUploads;
+use piece_copies::PieceCopies;
 use receiver_state::ReceiverState;
 use resume::GapEnd;
 use resume_context::ResumeContext;
@@ -261,7 +264,7 @@ impl Receiver<'_> {
             };
             let learned = resume::learn_path(&mut connection, self.archive, next.timeline);
             known.path = unless_stopped(&self.shutdown, learned).await?;
-            self.switch_timeline(next).await?;
+            self.switch_timeline(next, &known.path).await?;
         }
     }
 
@@ -270,7 +273,7 @@ impl Receiver<'_> {
         let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
         let identity = connection.identify_system().await?;
         let size = connection.segment_size().await?;
-        if let Some(expected) = self.archive.identity().await? {
+        if let Some(expected) = self.known_identity().await? {
             if expected.system_id != identity.system_id {
                 let (host, found) = (connection.peer().to_owned(), identity.system_id);
                 return Err(ReceiveError::WrongSystem { host, found, expected: expected.system_id });
@@ -287,34 +290,46 @@ impl Receiver<'_> {
         Ok((connection, ResumeContext { identity, size, path, slot }))
     }
 
+    /// What the archive is, as far as the repositories that can be reached know.
+    async fn known_identity(&self) -> Result<Option<ArchiveIdentity>, ReceiveError> {
+        match self.archive.identity().await {
+            // An unreachable repository alone may know. What is stored meanwhile is compared with it when it is back.
+            Err(ArchiveError::Vault(error)) if error.may_pass() && self.archive.vault().repositories().count() > 0 => {
+                tracing::warn!(%error, "an unreachable repository cannot be asked which cluster it is of");
+                Ok(None)
+            }
+            known => Ok(known?),
+        }
+    }
+
     /// Finds where to begin, or checks that what is in memory still fits the server.
     async fn prepare_resume(&mut self, known: &ResumeContext) -> Result<(), ReceiveError> {
         let Some(state) = &self.state else {
-            let mut uploads = SegmentUploads::start(self.archive, self.spool.clone(), known.size, self.settings.memory)
+            let followers = Followers::start(self.archive, &self.settings.state_dir);
+            let (spool, memory) = (self.spool.clone(), self.settings.memory);
+            let mut uploads = SegmentUploads::start(self.archive, spool, known.size, memory, followers)
                 .map_err(|_no_thread| ReceiveError::WorkerLost)?;
             let found = resume::find_start(self.archive, &self.spool, known, &mut uploads);
             let beginning = unless_stopped(&self.shutdown, found).await?;
             uploads.clocks.resume(resume::read_clock_measurements(self.archive, &beginning, known.size).await);
             let intake = TimelineIntake::new(beginning, self.spool.clone(), known.size, self.settings.acknowledge)?;
-            let copies = PieceUploads::new(self.archive, known.size, self.settings.copy_every);
-            self.state = Some(ReceiverState { size: known.size, intake, uploads, copies });
+            let copies = PieceCopies::new(self.archive, known.size, self.settings.copy_every);
+            let path = known.path.truncated_to(intake.timeline());
+            self.state = Some(ReceiverState { size: known.size, path, intake, uploads, copies });
             return Ok(());
         };
         let (timeline, position) = (state.intake.timeline(), state.intake.position());
-        let ours = match self.archive.history(timeline).await? {
-            Some(history) => history.path(),
-            None => TimelinePath::first(),
-        };
-        let common = resume::common_end(&ours, position, &known.path);
+        let common = resume::common_end(&state.path, position, &known.path);
         if common >= position && known.path.contains_timeline(timeline) {
             return Ok(());
         }
         // The server's history leaves ours before the end of what we have.
-        self.switch_timeline(NextTimeline { timeline: known.path.timeline_at(common), start: common }).await
+        let next = NextTimeline { timeline: known.path.timeline_at(common), start: common };
+        self.switch_timeline(next, &known.path).await
     }
 
     /// Goes over to another timeline, at the beginning of the segment in which it forked off.
-    async fn switch_timeline(&mut self, next: NextTimeline) -> Result<(), ReceiveError> {
+    async fn switch_timeline(&mut self, next: NextTimeline, path: &TimelinePath) -> Result<(), ReceiveError> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.intake.commit_now(SpoolScope::Tail, &mut state.uploads).await?;
         self.wait_for_uploads().await?;
@@ -326,6 +341,8 @@ impl Receiver<'_> {
         let beginning = IntakeStart { timeline: next.timeline, segment, spooled: None };
         let mut intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
         intake.raise_safe_lsn(safe.min(next.start));
+        state.copies.forget_positions();
+        state.path = path.truncated_to(next.timeline);
         state.intake = intake;
         self.observer.event(ReceiveEvent::Timeline { timeline: next.timeline, from: next.start });
         Ok(())

@@ -1,7 +1,7 @@
-//! The segment under way, copied into the repositories piece by piece: what has come of it leaves this machine within
+//! The segment under way, copied into one repository piece by piece: what has come of it leaves this machine within
 //! seconds, not when the segment is whole.
 //!
-//! The order of effects: a piece is put into every repository; then it counts as there, and those that it swallowed are
+//! The order of effects: a piece is put into the repository; then it counts as there, and those that it swallowed are
 //! removed. When a segment is archived, its pieces are swept. A crash in between leaves pieces too many, which a later
 //! sweep takes, and never one too few.
 
@@ -160,10 +160,13 @@ impl PieceUploads {
                 Some(piece)
             }
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the newest WAL cannot be copied to the repository yet; it is on this machine"
-                );
+                let error = &error as &dyn std::error::Error;
+                // One that is unreachable was reported when it became so.
+                if self.archive.vault().unreachable().next().is_some() {
+                    tracing::debug!(error, "the newest WAL is not copied to an unreachable repository");
+                } else {
+                    tracing::warn!(error, "the newest WAL is not copied to the repository yet; it is on this machine");
+                }
                 None
             }
         }

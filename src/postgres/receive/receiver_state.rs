@@ -2,17 +2,20 @@
 
 use super::error::ReceiveError;
 use super::intake::TimelineIntake;
-use super::piece_uploads::PieceUploads;
+use super::piece_copies::PieceCopies;
 use super::segment_uploads::{SegmentUploads, UploadedSegment};
 use super::settings::{ReceiveEvent, ReceiveObserver};
 use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::timeline::TimelinePath;
 
 /// What lives longer than a connection.
 pub(super) struct ReceiverState {
     pub(super) size: SegmentSize,
+    /// The timelines up to the one that is received.
+    pub(super) path: TimelinePath,
     pub(super) intake: TimelineIntake,
     pub(super) uploads: SegmentUploads,
-    pub(super) copies: PieceUploads,
+    pub(super) copies: PieceCopies,
 }
 
 impl ReceiverState {

@@ -14,8 +14,8 @@ use super::intake::IntakeStart;
 use super::resume_context::ResumeContext;
 use super::segment_uploads::SegmentUploads;
 use crate::base::clock::ClockMeasurement;
-use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{Archive, ArchiveError};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
@@ -36,8 +36,15 @@ pub(super) async fn learn_path(
     let (_, text) = connection.timeline_history(timeline).await?;
     let history = parse_history(timeline, &text)?;
     for ancestor in history.path().spans().iter().map(|span| span.timeline) {
-        if ancestor == timeline || ancestor == TimelineId::FIRST || archive.history(ancestor).await?.is_some() {
+        if ancestor == timeline || ancestor == TimelineId::FIRST {
             continue;
+        }
+        match archive.history(ancestor).await {
+            Ok(Some(_)) => continue,
+            // Stored again if an unreachable repository alone has it.
+            Ok(None) => {}
+            Err(ArchiveError::Vault(error)) if error.may_pass() => {}
+            Err(error) => return Err(error.into()),
         }
         // A server that was made from a backup may lack the files of its ancestors; its own names them all.
         match connection.timeline_history(ancestor).await {

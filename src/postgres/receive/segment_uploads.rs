@@ -1,8 +1,8 @@
 //! Whole segments on their way into the repository: checked and sealed on the threads of a stage, then put; several at
 //! once, so that one is compressed while another is synced.
 //!
-//! A repository that can't be reached is tried again for ever, and so is one whose disk was unmounted; meanwhile the
-//! segments wait here, as many as the budget allows, and then in the spool.
+//! A segment is done when the required repositories have it ([`super::followers`]). While they do not take it, segments
+//! wait here, as many as the budget allows, and then in the spool.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,20 +17,18 @@ use crate::base::blocking::run_blocking;
 use crate::base::clock::timeout;
 use crate::base::pipeline::WorkerStage;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
-use crate::postgres::archive;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::ingest::{
     IngestError, Ingested, NotedSegment, PreparedSegment, prepare_segment_with_note,
 };
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::segment::{SegmentName, SegmentSize};
-use crate::vault::repository;
 use crate::vault::seal::CompressionLevel;
 use crate::vault::seal::compress::AdaptiveLevel;
 
 use super::error::ReceiveError;
+use super::followers::Followers;
 use super::server_clock::ServerClockNotes;
-use crate::vault;
 
 /// Pauses between attempts at a repository that does not take a segment. For ever: the WAL is safe in the spool or
 /// still on the server.
@@ -71,7 +69,7 @@ type SealStage = WorkerStage<SealJob, (Result<PreparedSegment, IngestError>, Byt
 pub(super) struct UploadedSegment {
     /// Which segment.
     pub(super) name: SegmentName,
-    /// It is in every repository, or never will be.
+    /// It is in every required repository, or never will be.
     pub(super) result: Result<Ingested, ReceiveError>,
 }
 
@@ -88,6 +86,7 @@ pub(super) struct SegmentUploads {
     limit: usize,
     adaptive: Option<AdaptiveLevel>,
     load: watch::Sender<UploadLoad>,
+    followers: Arc<Followers>,
     /// What is said with each segment of the server's clock.
     pub(super) clocks: ServerClockNotes,
     /// Memory of segments that are sealed.
@@ -113,7 +112,9 @@ impl SegmentUploads {
         spool: Spool,
         size: SegmentSize,
         budget: u64,
+        followers: Followers,
     ) -> io::Result<SegmentUploads> {
+        let followers = Arc::new(followers);
         let threads = archive.vault().threads().clamp(1, 8);
         let limit = usize::try_from(budget / size.get()).unwrap_or(usize::MAX).clamp(1, threads + 1);
         let for_work = Arc::clone(archive);
@@ -133,6 +134,7 @@ impl SegmentUploads {
             limit,
             adaptive,
             load: watch::Sender::new(UploadLoad::default()),
+            followers,
             clocks: ServerClockNotes::default(),
             // No more can be in it than segments were under way.
             spare: mpsc::unbounded_channel(),
@@ -203,6 +205,7 @@ impl SegmentUploads {
             size: self.size,
             work: Arc::clone(&self.work),
             load: self.load.clone(),
+            followers: Arc::clone(&self.followers),
             note: self.clocks.segment_note(name),
             spare: self.spare.0.clone(),
         };
@@ -250,6 +253,7 @@ struct SegmentUpload {
     size: SegmentSize,
     work: Arc<SealStage>,
     load: watch::Sender<UploadLoad>,
+    followers: Arc<Followers>,
     note: Vec<u8>,
     spare: mpsc::UnboundedSender<Bytes>,
 }
@@ -277,47 +281,33 @@ impl SegmentUpload {
         plain.count_out();
         let prepared = prepared?;
         let clock = self.archive.vault().clock();
-        let seed = prepared.stored_bytes() ^ u64::from(prepared.digest().page_magic);
-        let mut backoff = Backoff::new(UPLOAD_RETRY, clock.elapsed(), seed);
+        let mut backoff = Backoff::new(UPLOAD_RETRY, clock.elapsed(), prepared.stored_bytes());
         let mut stuck = LoadGuard { load: &self.load, count: |load| &mut load.stuck, counted: false };
         loop {
-            let committed = {
-                let mut commit = std::pin::pin!(self.archive.commit_segment(prepared.clone()));
-                match timeout(&**clock, STUCK_AFTER, commit.as_mut()).await {
-                    Some(committed) => committed,
-                    // The repository tries again by itself, for minutes; nobody should wait for their commit that long.
+            let stored = {
+                let mut storing = std::pin::pin!(self.followers.store(prepared.clone()));
+                match timeout(&**clock, STUCK_AFTER, storing.as_mut()).await {
+                    Some(stored) => stored,
+                    // The repositories are asked again and again; nobody should wait for their commit that long.
                     None => {
                         stuck.count_in();
-                        commit.await
+                        storing.await
                     }
                 }
             };
-            match committed {
+            match stored {
                 Ok(ingested) => return Ok(ingested),
-                Err(error) if is_retryable(&error, &self.archive) => {
+                Err(error) if error.may_pass() || error.class() == ErrorClass::Transient => {
                     stuck.count_in();
                     let pause = backoff.next_pause(clock.elapsed()).unwrap_or(UPLOAD_RETRY.longest);
                     tracing::warn!(segment = %name, error = &error as &dyn std::error::Error, ?pause, "not archived \
-                        yet, trying again");
+                        yet; walkeep tries again");
                     clock.sleep(pause).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
-}
-
-/// Whether it may pass. A repository that was there when this began comes back when somebody mounts its disk again; one
-/// that was not is not looked for any more.
-fn is_retryable(error: &IngestError, archive: &Archive) -> bool {
-    let unmounted = match error {
-        IngestError::Archive(archive::ArchiveError::Vault(vault::VaultError::Repository { name, source })) => {
-            let opened = archive.vault().repositories().any(|(opened, _)| opened == name);
-            opened && matches!(**source, repository::RepositoryError::NoRepository { .. })
-        }
-        _ => false,
-    };
-    unmounted || error.class() == ErrorClass::Transient
 }
 
 /// Counts a segment in the load as long as it belongs there.
@@ -353,7 +343,7 @@ impl Drop for LoadGuard<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::{SegmentUploads, Spool};
+    use super::{Followers, SegmentUploads, Spool};
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::segment::SegmentSize;
 
@@ -363,7 +353,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = create(&[&dir], None).await;
         let spool = Spool::open(&dir.path().join("state"), &archive).unwrap();
-        let mut uploads = SegmentUploads::start(&archive, spool, SegmentSize::new(1 << 20).unwrap(), 1 << 20).unwrap();
+        let followers = Followers::start(&archive, dir.path());
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let mut uploads = SegmentUploads::start(&archive, spool, size, 1 << 20, followers).unwrap();
         let marker = dir.path().join("repository/walkeep.json");
         let text = std::fs::read(&marker).unwrap();
         std::fs::remove_file(&marker).unwrap();

@@ -125,7 +125,7 @@ pub async fn clean_up(
         let sweep = RepositorySweep {
             archive,
             name,
-            repository,
+            repository: &repository,
             size,
             since,
             young,

@@ -160,8 +160,8 @@ pub async fn verify_cluster(
     options: &VerifyOptions,
     progress: &VerifyProgress,
 ) -> Result<VerifyReport, ClusterVerifyError> {
-    if let Some((name, source)) = archive.vault().unreachable().next() {
-        return Err(vault::verify::VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) }.into());
+    if let Some((_, why)) = archive.vault().unreachable().next() {
+        return Err(why.into());
     }
     let identity = match archive.identity().await {
         Err(error) if error.is_integrity() => None,

@@ -82,7 +82,7 @@ pub async fn clean_up_instance(
         let sweep = InstanceSweep {
             instance,
             name,
-            repository,
+            repository: &repository,
             since,
             grace_start: young,
             dry_run,

@@ -94,8 +94,8 @@ pub async fn verify_instance(
     progress: &VerifyProgress,
 ) -> Result<InstanceVerifyReport, VerifyError> {
     let vault = instance.vault();
-    if let Some((name, source)) = vault.unreachable().next() {
-        return Err(VerifyError::Repository { name: name.to_owned(), source: Arc::clone(source) });
+    if let Some((_, why)) = vault.unreachable().next() {
+        return Err(why.into());
     }
     let mut report = InstanceVerifyReport::default();
     let mut known = options.backup.is_none();
@@ -110,8 +110,17 @@ pub async fn verify_instance(
         let counts = InstanceObjectCounts { repository: name.to_owned(), ..InstanceObjectCounts::default() };
         let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
         let (snapshots, pieces) = (Vec::new(), Vec::new());
-        let mut subject =
-            InstanceVerifier { instance, repository, progress, counts, damage, gone, gaps, snapshots, pieces };
+        let mut subject = InstanceVerifier {
+            instance,
+            repository: &repository,
+            progress,
+            counts,
+            damage,
+            gone,
+            gaps,
+            snapshots,
+            pieces,
+        };
         known |= subject.run(options.backup.as_deref()).await?;
         let (snapshots, gaps) = (&subject.snapshots, &subject.gaps);
         let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, SnapshotOrigin::Replication { .. }));
@@ -463,7 +472,7 @@ mod tests {
         let progress = VerifyProgress::default();
         let mut subject = InstanceVerifier {
             instance: &instance,
-            repository,
+            repository: &repository,
             progress: &progress,
             counts: InstanceObjectCounts::default(),
             damage: vec![],

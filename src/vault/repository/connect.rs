@@ -5,7 +5,6 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -113,7 +112,7 @@ fn connect_local(
 }
 
 fn connect_s3(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-    let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry_config());
+    let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry_config(options));
     for (key, value) in store_settings::<AmazonS3ConfigKey>(url, options, "AWS_")? {
         builder = builder.with_config(key, value);
     }
@@ -121,7 +120,7 @@ fn connect_s3(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectSt
 }
 
 fn connect_gs(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-    let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry_config());
+    let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry_config(options));
     for (key, value) in store_settings::<GoogleConfigKey>(url, options, "GOOGLE_")? {
         builder = builder.with_config(key, value);
     }
@@ -129,7 +128,7 @@ fn connect_gs(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectSt
 }
 
 fn connect_azure(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-    let mut builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry_config());
+    let mut builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry_config(options));
     for (key, value) in store_settings::<AzureConfigKey>(url, options, "AZURE_")? {
         builder = builder.with_config(key, value);
     }
@@ -159,10 +158,10 @@ fn store_settings<K: FromStr>(
     Ok(settings)
 }
 
-/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection. Half of what
-/// [`super::options::RepositoryLimits`] gives a call, so that the call's own loop still gets a turn.
-fn retry_config() -> RetryConfig {
-    RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: Duration::from_secs(30) }
+/// How the client itself repeats a request that was refused (5xx, 429, 408) or found no connection.
+fn retry_config(options: &RepositoryOptions) -> RetryConfig {
+    let limit = options.limits.client_retry;
+    RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: limit }
 }
 
 fn bad_url(url: &str, why: &dyn Display) -> RepositoryError {

@@ -62,9 +62,27 @@ pub struct RepositoryLimits {
     /// so that an attempt that hung is followed by another: every caller that can wait longer has a loop of its own,
     /// with its own log line.
     pub network_retry: RetryPolicy,
+    /// How long the network's client repeats a request by itself. Half of what a call may take, so that the loop of the
+    /// call still gets a turn.
+    pub client_retry: Duration,
     /// No object is larger: a 1 GiB segment that would not compress, and its frame table. A length beyond this is
     /// damage or not ours.
     pub largest_object: u64,
+}
+
+impl RepositoryLimits {
+    /// The limits of a repository beside others, which do its work while it does not answer: nothing waits for it for
+    /// minutes. Who must have it in the end asks again.
+    #[must_use]
+    pub fn replaceable() -> RepositoryLimits {
+        let usual = RepositoryLimits::default();
+        RepositoryLimits {
+            attempt: Duration::from_secs(15),
+            network_retry: RetryPolicy { total: Some(Duration::from_secs(5)), ..usual.network_retry },
+            client_retry: Duration::from_secs(2),
+            ..usual
+        }
+    }
 }
 
 impl Default for RepositoryLimits {
@@ -77,6 +95,7 @@ impl Default for RepositoryLimits {
                 longest: Duration::from_secs(5),
                 total: Some(Duration::from_secs(120)),
             },
+            client_retry: Duration::from_secs(30),
             largest_object: (1 << 30) + (64 << 20),
         }
     }

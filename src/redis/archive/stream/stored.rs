@@ -111,8 +111,8 @@ impl Archive {
     /// It did not take it, or has another stream in its place.
     pub async fn put_commands(&self, place: usize, stretch: &StretchToStore) -> Result<PutOutcome, VaultError> {
         let place = self.vault().places.get(place).ok_or(VaultError::NoRepository)?;
-        // Nothing is sealed for one that is not there.
-        place.repository()?;
+        // Nothing is sealed for one that is unreachable.
+        place.reopened(&self.vault().keys).await?;
         let mut rest: Option<Box<StretchToStore>> = None;
         let (mut replaced, mut gone) = (None, 0);
         loop {

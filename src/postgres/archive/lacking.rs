@@ -1,0 +1,232 @@
+//! What one repository lacks of a cluster, compared with the others: names alone, by listing.
+//!
+//! A repository that keeps less than the others is not incomplete: what its retention removed is not lacking. So only
+//! WAL from its own first segment on counts, and only backups from its own first one on; all, if it has none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::try_join;
+
+use super::layout::ClusterObject;
+use super::manifest::{BackupSummary, Manifest};
+use super::{Archive, ArchiveError};
+use crate::postgres::format::segment::{SegmentName, SegmentNo, WalFileName};
+use crate::postgres::format::timeline::TimelineId;
+use crate::vault::repository::ObjectInfo;
+use crate::vault::repository::key::{KeyPrefix, ObjectKey};
+use crate::vault::seal::SealedKind;
+use crate::vault::shipper::{Lacking, ShipItem, ShipStage};
+use crate::vault::{self, VaultError};
+
+/// What others have that a repository that is new to the archive is to get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SeedScope {
+    /// All backups and all WAL.
+    #[default]
+    All,
+    /// The newest backup, and all WAL since it began.
+    NewestBackup,
+}
+
+/// So many segments before the cursor are listed too: another process may have stored one of them later than what
+/// follows it. They are in the same folder, or in the one before.
+const LOOK_BACK_SEGMENTS: u64 = 64;
+
+impl Archive {
+    /// What the repository `target` lacks of what the others have: of WAL, what sorts after `cursor`. Backups,
+    /// histories and gaps are few and always compared.
+    ///
+    /// # Errors
+    /// `target` or all others could not be listed.
+    pub async fn lacking(
+        &self,
+        target: &str,
+        cursor: Option<&ObjectKey>,
+        scope: SeedScope,
+    ) -> Result<Lacking, ArchiveError> {
+        let (ours, others) = (self.view(|name| name == target), self.view(|name| name != target));
+        if others.vault.places.is_empty() {
+            return Ok(Lacking::default());
+        }
+        let mut comparison = Comparison { ours, others, lacking: Lacking::default() };
+        comparison.descriptions().await?;
+        let seed = comparison.backups(scope).await?;
+        comparison.wal(cursor, seed).await?;
+        let Lacking { items, unasked, .. } = &mut comparison.lacking;
+        items.sort_unstable();
+        unasked.sort_unstable();
+        unasked.dedup();
+        Ok(comparison.lacking)
+    }
+
+    /// The archive as these repositories alone have it.
+    #[must_use]
+    pub(crate) fn view(&self, wanted: impl Fn(&str) -> bool) -> Archive {
+        Archive::new(std::sync::Arc::new(self.vault.view(wanted)), self.cluster().clone())
+    }
+}
+
+struct Comparison {
+    ours: Archive,
+    others: Archive,
+    lacking: Lacking,
+}
+
+impl Comparison {
+    fn add(&mut self, stage: ShipStage, key: ObjectKey, kind: SealedKind) {
+        self.lacking.items.push(ShipItem { stage, key, kind });
+    }
+
+    /// What both sides have under a prefix. The others are listed first: what is stored meanwhile is no reason to
+    /// report it as lacking.
+    async fn both(
+        &mut self,
+        prefix: &KeyPrefix,
+        after: Option<&ObjectKey>,
+    ) -> Result<(Vec<ObjectInfo>, BTreeSet<ObjectKey>), VaultError> {
+        let theirs = self.others.vault().list(prefix, after).await?;
+        self.lacking.unasked.extend(theirs.unasked);
+        let ours = self.ours.vault().list(prefix, after).await?;
+        Ok((theirs.objects, ours.objects.into_iter().map(|object| object.key).collect()))
+    }
+
+    async fn descriptions(&mut self) -> Result<(), ArchiveError> {
+        let layout = self.ours.layout().clone();
+        let (theirs, ours) = try_join(self.others.identity(), self.ours.identity()).await?;
+        match (theirs, ours) {
+            (Some(theirs), Some(ours)) if theirs != ours => {
+                let why = "it is another cluster than in the other repositories".to_owned();
+                let name = self.ours.vault().repository_names().next().unwrap_or_default().to_owned();
+                return Err(VaultError::MalformedContent { name, key: layout.identity(), why }.into());
+            }
+            (Some(_), None) => self.add(ShipStage::Description, layout.identity(), SealedKind::Cluster),
+            _ => {}
+        }
+        for (prefix, kind) in [(layout.histories(), SealedKind::WalFile), (layout.gaps(), SealedKind::Gap)] {
+            let (theirs, ours) = self.both(&prefix, None).await?;
+            for object in theirs.into_iter().filter(|object| !ours.contains(&object.key)) {
+                self.add(ShipStage::Description, object.key, kind);
+            }
+        }
+        Ok(())
+    }
+
+    /// Backups with their packs. The first segment that the backups of a new repository need, if not all WAL is wanted.
+    async fn backups(&mut self, scope: SeedScope) -> Result<Option<SegmentName>, ArchiveError> {
+        let layout = self.ours.layout().clone();
+        let (theirs, ours) = self.both(&layout.backups(), None).await?;
+        let (_, expired) = self.both(&layout.expired(), None).await?;
+        let expired: BTreeSet<&str> = expired.iter().map(ObjectKey::file_name).collect();
+        let first = ours.first().cloned();
+        let mut wanted: Vec<ObjectKey> = theirs.into_iter().map(|object| object.key).collect();
+        if first.is_none() && scope == SeedScope::NewestBackup {
+            wanted = wanted.pop().into_iter().collect();
+        }
+        wanted.retain(|key| {
+            !ours.contains(key) && !expired.contains(key.file_name()) && first.as_ref().is_none_or(|first| key > first)
+        });
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let (_, packs) = self.both(&layout.packs(), None).await?;
+        let names = self.others.vault().list(&layout.all_names(), None).await?;
+        let names: BTreeSet<ObjectKey> = names.objects.into_iter().map(|object| object.key).collect();
+        let mut seed = None;
+        for key in wanted {
+            // Removed since it was listed.
+            let Some(manifest) = self.read_manifest(&key).await? else { continue };
+            let pack_keys = manifest.packs.iter().map(|pack| layout.pack(&pack.to_string()));
+            let pack_keys: Result<Vec<ObjectKey>, _> = pack_keys.collect();
+            let malformed = |why: String| self.malformed(&key, why);
+            for pack in pack_keys.map_err(|bad| malformed(bad.to_string()))? {
+                if !packs.contains(&pack) {
+                    self.add(ShipStage::Data, pack, SealedKind::Pack);
+                }
+            }
+            if let Some(names) = names.iter().find(|names| names.file_name() == key.file_name()) {
+                self.add(ShipStage::Manifest, names.clone(), SealedKind::Names);
+            }
+            let summary = &manifest.summary;
+            if first.is_none()
+                && scope == SeedScope::NewestBackup
+                && let Some(identity) = self.others.identity().await?
+            {
+                let size = identity.segment_size;
+                seed = SegmentName::new(summary.timeline, size.segment_of(summary.start_lsn), size);
+            }
+            self.add(ShipStage::Manifest, key, SealedKind::Manifest);
+        }
+        self.lacking.items.sort_unstable();
+        self.lacking.items.dedup();
+        Ok(seed)
+    }
+
+    async fn read_manifest(&self, key: &ObjectKey) -> Result<Option<Manifest>, ArchiveError> {
+        let Some(opened) = self.others.vault().get_object(SealedKind::Manifest, key).await? else { return Ok(None) };
+        let manifest = BackupSummary::from_bytes(&opened.metadata)
+            .and_then(|summary| Manifest::from_bytes(summary, &opened.plain));
+        manifest.map(Some).map_err(|error| self.malformed(key, error.to_string()))
+    }
+
+    fn malformed(&self, key: &ObjectKey, why: String) -> ArchiveError {
+        vault::VaultError::MalformedContent { name: self.ours.cluster().to_string(), key: key.clone(), why }.into()
+    }
+
+    /// The key of the segment [`LOOK_BACK_SEGMENTS`] before the cursor.
+    fn step_back(&self, cursor: &ObjectKey) -> ObjectKey {
+        let layout = self.ours.layout();
+        let Some(ClusterObject::Segment(name)) = layout.object_of_key(cursor) else { return cursor.clone() };
+        let size = self.others.identity.get().map(|identity| identity.segment_size);
+        let earlier = size.and_then(|size| {
+            let number = SegmentNo::new(name.number(size)?.get().saturating_sub(LOOK_BACK_SEGMENTS));
+            SegmentName::new(name.timeline(), number, size)
+        });
+        layout.segment(earlier.unwrap_or(name))
+    }
+
+    async fn wal(&mut self, cursor: Option<&ObjectKey>, seed: Option<SegmentName>) -> Result<(), ArchiveError> {
+        let layout = self.ours.layout().clone();
+        let from = cursor.map(|cursor| self.step_back(cursor));
+        let (theirs, ours) = self.both(&layout.wal(), from.as_ref()).await?;
+        let segment = |key: &ObjectKey| match layout.object_of_key(key) {
+            Some(ClusterObject::Segment(name)) => Some(name),
+            _ => None,
+        };
+        // Without a cursor the repository's own first segments say what its retention has removed.
+        let mut first: BTreeMap<TimelineId, SegmentName> = BTreeMap::new();
+        if cursor.is_none() {
+            for name in ours.iter().filter_map(segment).chain(seed) {
+                first.entry(name.timeline()).and_modify(|first| *first = name.min(*first)).or_insert(name);
+            }
+        }
+        let earliest = first.keys().next().copied();
+        let removed = |name: SegmentName| match first.get(&name.timeline()) {
+            Some(first) => name < *first,
+            None => earliest.is_some_and(|earliest| name.timeline() < earliest),
+        };
+        self.lacking.through =
+            theirs.iter().map(|object| &object.key).filter(|key| segment(key).is_some()).max().cloned();
+        for object in theirs.into_iter().filter(|object| !ours.contains(&object.key)) {
+            match layout.object_of_key(&object.key) {
+                Some(ClusterObject::Segment(name)) if !removed(name) => {
+                    self.add(ShipStage::Log, object.key, SealedKind::Wal);
+                }
+                Some(ClusterObject::File(file)) if segment_of_file(&file).is_none_or(|name| !removed(name)) => {
+                    self.add(ShipStage::Log, object.key, SealedKind::WalFile);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The segment that a file beside the segments belongs to.
+fn segment_of_file(file: &WalFileName) -> Option<SegmentName> {
+    match file {
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupLabel { segment, .. } => {
+            Some(*segment)
+        }
+        WalFileName::History(_) | WalFileName::Other(_) => None,
+    }
+}

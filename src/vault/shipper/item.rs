@@ -1,0 +1,40 @@
+//! One object that a repository lacks, and when it may get it.
+
+use crate::vault::repository::key::ObjectKey;
+use crate::vault::seal::SealedKind;
+
+/// When an object may be shipped: everything of an earlier stage is in the repository first, so that a manifest never
+/// names what is not there (a crash between two stages leaves objects that nothing names yet).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ShipStage {
+    /// What the archive is, histories and gaps: small, and needed to make sense of the rest.
+    Description,
+    /// WAL or commands, oldest first.
+    Log,
+    /// What manifests name: packs of chunks, or parts of a snapshot.
+    Data,
+    /// Manifests, and the names that belong to a backup.
+    Manifest,
+}
+
+/// An object that a repository lacks. Items sort in the order in which they are shipped.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShipItem {
+    /// When it may be shipped.
+    pub stage: ShipStage,
+    /// Its key, the same in each repository.
+    pub key: ObjectKey,
+    /// What kind of object it is.
+    pub kind: SealedKind,
+}
+
+/// What a comparison of one repository with the others found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lacking {
+    /// What the repository lacks, in the order in which it is shipped.
+    pub items: Vec<ShipItem>,
+    /// The cursor once all of it is shipped; `None` if the others have no log.
+    pub through: Option<ObjectKey>,
+    /// Repositories that could not be compared with, each with the reason: what only they have is not among the items.
+    pub unasked: Vec<(String, String)>,
+}
