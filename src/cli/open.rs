@@ -29,7 +29,23 @@ pub(super) async fn open_archive(
 ) -> anyhow::Result<Archive> {
     let opened = Vault::open(archive_settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
-    Ok(Archive::new(Arc::new(vault), cluster.name.clone()).with_required(cluster.required.clone()))
+    Ok(archive_in(&Arc::new(vault), cluster))
+}
+
+/// The repositories and keys of this configuration, for several archives.
+pub(super) async fn open_vault(config: &Config, around: &CliContext) -> anyhow::Result<Arc<Vault>> {
+    let opened = Vault::open(archive_settings(config, around)?).await;
+    Ok(Arc::new(opened.context("cannot open the repositories")?))
+}
+
+/// The archive of one cluster in an open vault.
+pub(super) fn archive_in(vault: &Arc<Vault>, cluster: &ClusterConfig) -> Archive {
+    Archive::new(Arc::clone(vault), cluster.name.clone()).with_required(cluster.required.clone())
+}
+
+/// The archive of one instance in an open vault, with what this machine's receiver has of it.
+pub(super) fn instance_in(vault: &Arc<Vault>, of: &config::InstanceConfig, config: &Config) -> redis::archive::Archive {
+    redis::archive::Archive::new(Arc::clone(vault), of.name.clone()).with_spool(config.state_dir.clone())
 }
 
 /// A Redis instance in all its repositories, with what this machine's receiver has of it.
@@ -40,7 +56,7 @@ pub(super) async fn open_instance(
 ) -> anyhow::Result<redis::archive::Archive> {
     let opened = Vault::open(archive_settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", instance.name))?;
-    Ok(redis::archive::Archive::new(Arc::new(vault), instance.name.clone()).with_spool(config.state_dir.clone()))
+    Ok(instance_in(&Arc::new(vault), instance, config))
 }
 
 /// What may be named in a repository.

@@ -221,6 +221,17 @@ pub enum NamedStore<'c> {
     Instance(&'c InstanceConfig),
 }
 
+impl NamedStore<'_> {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            NamedStore::Cluster(cluster) => cluster.name.as_str(),
+            NamedStore::Instance(instance) => instance.name.as_str(),
+        }
+    }
+}
+
 /// What to say to whoever gave a name that is not one of these.
 fn name_advice(name: &str, names: &[&str]) -> String {
     match nearest_name(name, names.iter().copied()) {

@@ -252,7 +252,12 @@ impl Vault {
         key: &ObjectKey,
         error: VaultError,
     ) {
-        tracing::warn!(%key, place = place.name, %error, "this repository does not give the object");
+        // One that is unreachable was reported when it became so.
+        if place.failure().is_some() {
+            tracing::debug!(%key, repository = place.name, %error, "this repository does not give the object");
+        } else {
+            tracing::warn!(%key, repository = place.name, %error, "this repository does not give the object");
+        }
         if trouble.as_ref().is_none_or(|before| error.is_integrity() && !before.is_integrity()) {
             *trouble = Some(error);
         }

@@ -157,8 +157,11 @@ impl VaultRepository {
         }
     }
 
-    /// Forgets the open repository and why.
+    /// Counts as unreachable from now on. Reported once, until it is reachable again.
     fn fail(&self, failure: VaultError) {
+        if self.replaceable && self.failure().is_none() {
+            tracing::warn!(repository = self.name, error = %failure, "the repository is unreachable");
+        }
         let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
         self.update(|reach| {
             reach.repository = None;
@@ -175,7 +178,6 @@ impl VaultRepository {
         let lost = matches!(source, RepositoryError::Unavailable { .. } | RepositoryError::NoRepository { .. });
         let error = VaultError::Repository { name: self.name.clone(), source: Arc::new(source) };
         if lost && self.replaceable && self.location.is_some() && self.failure().is_none() {
-            tracing::warn!(repository = self.name, %error, "the repository is unreachable");
             self.fail(error.clone());
         }
         error

@@ -51,12 +51,13 @@ stream comes here, and whether walkeep receive could go on without a gap.";
 
 pub(in crate::cli) const RECEIVE_HELP: &str = "\
 Examples:
-  walkeep receive
+  walkeep receive                                     # all that are configured
   walkeep receive main --end-lsn 0/5000000
   walkeep receive cache                               # a Redis instance
 
-Resumes exactly where the archive ends; for a Redis instance, takes a snapshot
-first and follows its stream. To make commits wait for it, set
+One receiver that fails does not end the others; it is started again. Each
+resumes exactly where its archive ends; for a Redis instance, walkeep takes a
+snapshot first and follows its stream. To make commits wait for it, set
 synchronous_standby_names = 'walkeep'.";
 
 pub(in crate::cli) const ARCHIVE_PUSH_HELP: &str = "\
@@ -64,8 +65,8 @@ In postgresql.conf:
   archive_mode = on
   archive_command = 'walkeep archive-push %p'
 
-Ends with 0 only when the file is durable in every repository. The same
-content again is success.";
+Exits with 0 only when the file is durable in every required repository
+(acknowledge in the configuration). Pushing the same content again succeeds.";
 
 pub(in crate::cli) const ARCHIVE_GET_HELP: &str = "\
 In postgresql.conf of a server that recovers, as walkeep restore writes it:

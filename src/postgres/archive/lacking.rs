@@ -1,9 +1,9 @@
 //! What one repository lacks of a cluster, compared with the others: names alone, by listing.
 //!
-//! A repository that keeps less than the others is not incomplete: what its retention removed is not lacking. So only
-//! WAL from its own first segment on counts, and only backups from its own first one on; all, if it has none.
+//! A repository that keeps less than the others is not incomplete: what its retention removed is not lacking. So by
+//! default only WAL that its own oldest backup needs counts, and only backups after that one; all, if it has none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use futures_util::future::try_join;
 
@@ -11,22 +11,11 @@ use super::layout::ClusterObject;
 use super::manifest::{BackupSummary, Manifest};
 use super::{Archive, ArchiveError};
 use crate::postgres::format::segment::{SegmentName, SegmentNo, WalFileName};
-use crate::postgres::format::timeline::TimelineId;
 use crate::vault::repository::ObjectInfo;
 use crate::vault::repository::key::{KeyPrefix, ObjectKey};
 use crate::vault::seal::SealedKind;
-use crate::vault::shipper::{Lacking, ShipItem, ShipStage};
+use crate::vault::shipper::{Lacking, SeedScope, ShipItem, ShipStage};
 use crate::vault::{self, VaultError};
-
-/// What others have that a repository that is new to the archive is to get.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SeedScope {
-    /// All backups and all WAL.
-    #[default]
-    All,
-    /// The newest backup, and all WAL since it began.
-    NewestBackup,
-}
 
 /// So many segments before the cursor are listed too: another process may have stored one of them later than what
 /// follows it. They are in the same folder, or in the one before.
@@ -111,27 +100,39 @@ impl Comparison {
         Ok(())
     }
 
-    /// Backups with their packs. The first segment that the backups of a new repository need, if not all WAL is wanted.
+    /// Backups with their packs. The first segment that the repository is to have, if not all WAL is wanted.
     async fn backups(&mut self, scope: SeedScope) -> Result<Option<SegmentName>, ArchiveError> {
         let layout = self.ours.layout().clone();
         let (theirs, ours) = self.both(&layout.backups(), None).await?;
         let (_, expired) = self.both(&layout.expired(), None).await?;
         let expired: BTreeSet<&str> = expired.iter().map(ObjectKey::file_name).collect();
-        let first = ours.first().cloned();
         let mut wanted: Vec<ObjectKey> = theirs.into_iter().map(|object| object.key).collect();
-        if first.is_none() && scope == SeedScope::NewestBackup {
-            wanted = wanted.pop().into_iter().collect();
+        let mut first = None;
+        let mut seed = None;
+        match scope {
+            SeedScope::FromOwnOldestBackup => {
+                first = ours.first().cloned();
+                if let Some(first) = &first {
+                    seed = self.first_segment_of_backup(first).await?;
+                }
+            }
+            SeedScope::All => {}
+            SeedScope::NewestBackup => {
+                wanted = wanted.pop().into_iter().collect();
+                if let Some(newest) = wanted.first() {
+                    seed = self.first_segment_of_backup(newest).await?;
+                }
+            }
         }
         wanted.retain(|key| {
             !ours.contains(key) && !expired.contains(key.file_name()) && first.as_ref().is_none_or(|first| key > first)
         });
         if wanted.is_empty() {
-            return Ok(None);
+            return Ok(seed);
         }
         let (_, packs) = self.both(&layout.packs(), None).await?;
         let names = self.others.vault().list(&layout.all_names(), None).await?;
         let names: BTreeSet<ObjectKey> = names.objects.into_iter().map(|object| object.key).collect();
-        let mut seed = None;
         for key in wanted {
             // Removed since it was listed.
             let Some(manifest) = self.read_manifest(&key).await? else { continue };
@@ -146,19 +147,25 @@ impl Comparison {
             if let Some(names) = names.iter().find(|names| names.file_name() == key.file_name()) {
                 self.add(ShipStage::Manifest, names.clone(), SealedKind::Names);
             }
-            let summary = &manifest.summary;
-            if first.is_none()
-                && scope == SeedScope::NewestBackup
-                && let Some(identity) = self.others.identity().await?
-            {
-                let size = identity.segment_size;
-                seed = SegmentName::new(summary.timeline, size.segment_of(summary.start_lsn), size);
-            }
             self.add(ShipStage::Manifest, key, SealedKind::Manifest);
         }
         self.lacking.items.sort_unstable();
         self.lacking.items.dedup();
         Ok(seed)
+    }
+
+    /// The first segment that the backup under this key needs, wherever it is.
+    async fn first_segment_of_backup(&self, key: &ObjectKey) -> Result<Option<SegmentName>, ArchiveError> {
+        let Some(identity) = self.others.identity().await? else { return Ok(None) };
+        let trailer = match self.ours.vault().get_trailer(SealedKind::Manifest, key).await? {
+            Some(trailer) => Some(trailer),
+            None => self.others.vault().get_trailer(SealedKind::Manifest, key).await?,
+        };
+        let Some(trailer) = trailer else { return Ok(None) };
+        let summary = BackupSummary::from_bytes(trailer.metadata());
+        let summary = summary.map_err(|error| self.malformed(key, error.to_string()))?;
+        let size = identity.segment_size;
+        Ok(SegmentName::new(summary.timeline, size.segment_of(summary.start_lsn), size))
     }
 
     async fn read_manifest(&self, key: &ObjectKey) -> Result<Option<Manifest>, ArchiveError> {
@@ -192,17 +199,11 @@ impl Comparison {
             Some(ClusterObject::Segment(name)) => Some(name),
             _ => None,
         };
-        // Without a cursor the repository's own first segments say what its retention has removed.
-        let mut first: BTreeMap<TimelineId, SegmentName> = BTreeMap::new();
-        if cursor.is_none() {
-            for name in ours.iter().filter_map(segment).chain(seed) {
-                first.entry(name.timeline()).and_modify(|first| *first = name.min(*first)).or_insert(name);
-            }
-        }
-        let earliest = first.keys().next().copied();
-        let removed = |name: SegmentName| match first.get(&name.timeline()) {
-            Some(first) => name < *first,
-            None => earliest.is_some_and(|earliest| name.timeline() < earliest),
+        // WAL before the first backup's, on its timeline or an older one, restores nothing.
+        let removed = |name: SegmentName| {
+            seed.is_some_and(|seed| {
+                name.timeline() < seed.timeline() || (name.timeline() == seed.timeline() && name < seed)
+            })
         };
         self.lacking.through =
             theirs.iter().map(|object| &object.key).filter(|key| segment(key).is_some()).max().cloned();

@@ -16,7 +16,6 @@ use crate::base::durable::DurableError;
 use crate::postgres::archive::ingest::{
     IngestError, IngestOutcome, Ingested, LackingRepository, PreparedSegment, alarm_of_digest,
 };
-use crate::postgres::archive::lacking::SeedScope;
 use crate::postgres::archive::{Archive, ArchiveError};
 use crate::vault::VaultError;
 use crate::vault::repository::RepositoryId;
@@ -24,7 +23,7 @@ use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
 use crate::vault::shipper::cursor::CursorFile;
 use crate::vault::shipper::rules::{Follower, Step};
-use crate::vault::shipper::{CopyOutcome, Lacking, ShipItem, ShipStage};
+use crate::vault::shipper::{CopyOutcome, Lacking, SeedScope, ShipItem, ShipStage};
 
 /// Sealed segments that are kept for repositories that lag only a moment. A repository that lags more reads them from
 /// another one.
@@ -298,7 +297,7 @@ impl Lane {
             Some(_another) => None,
             None => lock(&self.cursors).cursor(id),
         };
-        self.archive.lacking(&self.name, from.as_ref(), SeedScope::All).await
+        self.archive.lacking(&self.name, from.as_ref(), SeedScope::default()).await
     }
 
     /// Writes a cursor that has moved forward. One that is not written costs the next start time, and nothing else.

@@ -11,6 +11,7 @@ mod gaps;
 pub mod history;
 mod identity;
 mod instance;
+mod lacking;
 pub mod layout;
 pub mod snapshot;
 pub mod stream;

@@ -38,3 +38,15 @@ pub struct Lacking {
     /// Repositories that could not be compared with, each with the reason: what only they have is not among the items.
     pub unasked: Vec<(String, String)>,
 }
+
+/// What of the others' objects a repository is to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SeedScope {
+    /// What its own retention would keep: from its oldest backup on; everything if it has none.
+    #[default]
+    FromOwnOldestBackup,
+    /// All backups, and all WAL or commands.
+    All,
+    /// The newest backup, and all WAL or commands since it began.
+    NewestBackup,
+}

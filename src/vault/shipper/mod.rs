@@ -13,4 +13,4 @@ mod item;
 pub mod rules;
 
 pub use copy::CopyOutcome;
-pub use item::{Lacking, ShipItem, ShipStage};
+pub use item::{Lacking, SeedScope, ShipItem, ShipStage};

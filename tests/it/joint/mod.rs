@@ -1,5 +1,7 @@
 //! PostgreSQL and Redis together.
 
+/// One process that receives everything.
+mod receive;
 /// Both restored to one moment.
 mod restore;
 /// Clocks that are off, and the bound that follows.

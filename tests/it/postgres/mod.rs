@@ -17,6 +17,8 @@ mod receive;
 mod receive_slot;
 /// Servers that say nothing, or something else than before.
 mod receive_silence;
+/// Two repositories of which one is unreachable.
+mod followers;
 /// What the receiver acknowledged, after server and receiver crashed together.
 mod receive_spool;
 /// The segment under way in the repository.

@@ -322,7 +322,7 @@ pub(crate) fn second_repository(site: &Site, settings: &str) -> PathBuf {
 }
 
 /// To the user that the program runs as.
-fn give_all(folder: &Path) {
+pub(crate) fn give_all(folder: &Path) {
     super::scratch::give(folder);
     for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if entry.is_dir() { give_all(&entry) } else { super::scratch::give(&entry) }

@@ -58,6 +58,17 @@ impl Site {
         format!("file://{}", self.repository().display())
     }
 
+    /// Makes another repository, and adds its section to the configuration. It gets the keys when it is opened.
+    pub(crate) fn add_repository(&self, name: &str, url: &str) {
+        let options = walkeep::vault::repository::RepositoryOptions::new();
+        let create = walkeep::vault::repository::Repository::create(url, &options);
+        super::redis::block_on(create).expect("a second repository");
+        super::redis::give_all(Path::new(url.trim_start_matches("file://")));
+        let text = std::fs::read_to_string(self.config()).expect("the configuration");
+        let section = format!("[repository.{name}]\nurl = \"{url}\"\n\n[postgres.main]");
+        self.scratch.file("walkeep.toml", &text.replace("[postgres.main]", &section));
+    }
+
     /// The program with this site's configuration, ready for arguments.
     pub(crate) fn command(&self) -> Command {
         let mut command = process::walkeep();

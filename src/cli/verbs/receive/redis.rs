@@ -1,32 +1,51 @@
-//! `walkeep receive` of a Redis instance: follows its stream of commands.
+//! The receiver of one Redis instance.
 
-use anyhow::Context;
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
-use super::stop_signal::stop_on_signal;
 use crate::cli::context::CliContext;
 use crate::cli::exit::CliExitCode;
 use crate::cli::open;
 use crate::config::{Config, InstanceConfig};
+use crate::redis::archive::Archive;
 use crate::redis::receive as redis_receive;
 use crate::redis::receive::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
+use crate::vault::Vault;
 
-/// Follows an instance's stream of commands, in the foreground.
-pub(in crate::cli) async fn run(
-    config: &Config,
-    of: &InstanceConfig,
-    around: &CliContext,
-) -> anyhow::Result<CliExitCode> {
-    let instance = open::open_instance(config, of, around).await?;
-    let settings = ReceiveSettings::new(of.redis_source(&around.environment, &around.clock)?, config.state_dir.clone());
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(stop_on_signal(stop)?);
-    let position = redis_receive::receive_stream(&instance, &settings, &StreamEventLogger, stopped).await;
-    let position = position.with_context(|| format!("receiving {} has ended", of.name))?;
-    if let Some(position) = position {
-        tracing::info!(replid = %position.replid, offset = position.offset, "everything up to here is safe");
+/// What one instance's receiver needs, however often it is started.
+pub(super) struct InstanceReceiver {
+    instance: Archive,
+    settings: ReceiveSettings,
+}
+
+impl InstanceReceiver {
+    /// # Errors
+    /// The instance's connection makes no sense.
+    pub(super) fn new(
+        vault: &Arc<Vault>,
+        of: &InstanceConfig,
+        config: &Config,
+        around: &CliContext,
+    ) -> anyhow::Result<InstanceReceiver> {
+        let instance = open::instance_in(vault, of, config);
+        let source = of.redis_source(&around.environment, &around.clock)?;
+        Ok(InstanceReceiver { instance, settings: ReceiveSettings::new(source, config.state_dir.clone()) })
     }
-    Ok(CliExitCode::Done)
+
+    /// Follows the instance's stream of commands until it is to stop.
+    ///
+    /// # Errors
+    /// Something that trying again does not change.
+    pub(super) async fn receive(&self, stopped: watch::Receiver<bool>) -> anyhow::Result<CliExitCode> {
+        let position =
+            redis_receive::receive_stream(&self.instance, &self.settings, &StreamEventLogger, stopped).await?;
+        if let Some(position) = position {
+            let (instance, replid, offset) = (self.instance.name(), position.replid, position.offset);
+            tracing::info!(%instance, %replid, offset, "receiver stopped; commands before this offset are safe");
+        }
+        Ok(CliExitCode::Done)
+    }
 }
 
 /// Logs what happens to the stream.

@@ -164,7 +164,8 @@ impl Follower {
         let under_way = |stage: ShipStage| self.under_way.iter().filter(|item| item.stage == stage).count();
         let log = self.waiting.first().filter(|item| item.stage <= ShipStage::Log);
         let data = first_of(ShipStage::Data);
-        let complete = data.is_none() && under_way(ShipStage::Data) == 0;
+        // One manifest at a time, oldest first: what is older than a repository's first backup counts as removed there.
+        let complete = data.is_none() && under_way(ShipStage::Data) == 0 && under_way(ShipStage::Manifest) == 0;
         let backup = data.or_else(|| first_of(ShipStage::Manifest).filter(|_| complete));
         let log_has_room = backup.is_none() || under_way(ShipStage::Log) < MAX_UNDER_WAY - 1;
         log.filter(|_| log_has_room).or(backup).cloned()

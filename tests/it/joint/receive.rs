@@ -1,0 +1,54 @@
+//! One `walkeep receive` for everything that is configured: a cluster, another cluster, and a Redis instance.
+
+use std::time::Duration;
+
+use crate::support::process::{tail, until};
+use crate::support::redis::RedisServer;
+use crate::support::{Cluster, Options, QUICK, Site};
+
+#[test]
+fn one_process_follows_all_and_one_that_fails_ends_no_other() {
+    let small = || Options::default().segment_size_mb(1);
+    let (main, other) = (Cluster::start(QUICK, small()), Cluster::start(QUICK, small()));
+    let mut redis = RedisServer::start("7.2", &[]);
+    let site = Site::for_cluster(&main);
+    let text = std::fs::read_to_string(site.config()).unwrap();
+    let sections = format!(
+        "\n[postgres.other]\nconnection = \"{}\"\n\n[redis.cache]\nurl = \"{}\"\n",
+        other.socket_conninfo(),
+        redis.url()
+    );
+    site.scratch().file("walkeep.toml", &(text + &sections));
+
+    let mut receiver = site.spawn("receive", &["receive"]);
+    let archived = |name: &str, folder: &str| {
+        let found = until(Duration::from_secs(60), || {
+            let listed = std::fs::read_dir(site.repository().join(name).join(folder)).ok()?;
+            listed.flatten().next().map(drop)
+        });
+        assert!(found.is_some(), "nothing of {name}\n{}", tail(&receiver.output(), 30));
+    };
+    redis.ask(&["SET", "a", "1"]);
+    archived("cache", "snapshot");
+    for (cluster, name) in [(&main, "main"), (&other, "other")] {
+        cluster.sql("create table t (n int)");
+        cluster.switch_wal();
+        archived(name, "wal");
+    }
+    // The instance's server ends; the clusters are followed as before, and so is the instance when it is back.
+    redis.kill9();
+    let segment = main.switch_wal();
+    let path = site.repository().join(format!("main/wal/00000001/00000000/{segment}"));
+    let stored = until(Duration::from_secs(60), || path.exists().then_some(()));
+    assert!(stored.is_some(), "{}", tail(&receiver.output(), 30));
+    assert!(receiver.ended().is_none(), "{}", receiver.output());
+    // Both clusters are in one index, which this process writes.
+    for name in ["main", "other"] {
+        let listed = site.walkeep(&["list", "postgres", name, "--json"]).json();
+        assert_ne!(listed.to_string().find(&format!("\"{name}\"")), None, "{listed}");
+    }
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    let log = receiver.output();
+    assert!(!log.contains("the index is not kept up to date"), "{log}");
+    drop((main, other));
+}
