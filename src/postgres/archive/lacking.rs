@@ -207,7 +207,8 @@ impl Comparison {
         };
         self.lacking.through =
             theirs.iter().map(|object| &object.key).filter(|key| segment(key).is_some()).max().cloned();
-        for object in theirs.into_iter().filter(|object| !ours.contains(&object.key)) {
+        let missing: Vec<ObjectInfo> = theirs.into_iter().filter(|object| !ours.contains(&object.key)).collect();
+        for object in missing {
             match layout.object_of_key(&object.key) {
                 Some(ClusterObject::Segment(name)) if !removed(name) => {
                     self.add(ShipStage::Log, object.key, SealedKind::Wal);
@@ -225,9 +226,10 @@ impl Comparison {
 /// The segment that a file beside the segments belongs to.
 fn segment_of_file(file: &WalFileName) -> Option<SegmentName> {
     match file {
-        WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupLabel { segment, .. } => {
-            Some(*segment)
-        }
+        WalFileName::Segment(segment)
+        | WalFileName::Partial(segment)
+        | WalFileName::BackupLabel { segment, .. }
+        | WalFileName::Tail { segment, .. } => Some(*segment),
         WalFileName::History(_) | WalFileName::Other(_) => None,
     }
 }

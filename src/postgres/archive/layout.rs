@@ -119,8 +119,18 @@ impl Layout {
             WalFileName::History(timeline) => {
                 ObjectKey::from_parts(self.path_below(&format!("history/{}.history", timeline.hex())))
             }
-            WalFileName::Other(name) => ObjectKey::from_parts(self.path_below(&format!("wal/other/{name}"))),
+            // The place in which the receiver has always put them.
+            WalFileName::Tail { .. } | WalFileName::Other(_) => {
+                ObjectKey::from_parts(self.path_below(&format!("wal/other/{name}")))
+            }
         }
+    }
+
+    /// The beginnings of segments whose rest was never received, and files with names that only their senders
+    /// understand.
+    #[must_use]
+    pub fn other_files(&self) -> KeyPrefix {
+        KeyPrefix::from_parts(self.path_below("wal/other"))
     }
 
     /// All timeline histories.
@@ -321,6 +331,8 @@ mod tests {
         );
         check(file("0000000A.history"), "main/history/0000000A.history");
         check(file("custom.file.1"), "main/wal/other/custom.file.1");
+        let tail = ClusterObject::File(WalFileName::Tail { segment, len: 0x2000 });
+        check(tail, "main/wal/other/0000000A00000001000000FE.00002000.tail");
         check(ClusterObject::Backup("20261122T020000Z-F".into()), "main/backup/20261122T020000Z-F");
         check(ClusterObject::Names("20261122T020000Z-F".into()), "main/names/20261122T020000Z-F");
         check(ClusterObject::Expired("20261122T020000Z-F".into()), "main/expired/20261122T020000Z-F");
@@ -354,6 +366,7 @@ mod tests {
             "main/wal/0000000A/00000002/0000000A00000001000000FE",
             "main/wal/0000000A/files/0000000A00000001000000FE",
             "main/wal/other/0000000A.history",
+            "main/wal/0000000A/files/0000000A00000001000000FE.00002000.tail",
             "main/history/custom.file.1",
             "main/pack/ac/ab12",
             "main/gap/0000000A/1-2",

@@ -59,6 +59,9 @@ impl SegmentSize {
     /// 16 MiB, what `initdb` chooses.
     pub const DEFAULT: SegmentSize = SegmentSize(16 << 20);
 
+    /// The largest that PostgreSQL allows.
+    pub const MAX_BYTES: u64 = 1 << 30;
+
     /// The size of `bytes`, if PostgreSQL allows it.
     ///
     /// # Errors
@@ -239,6 +242,14 @@ pub enum WalFileName {
         /// The offset of its start in that segment.
         offset: u32,
     },
+    /// The beginning of a segment whose rest was never received, `<segment>.<length>.tail`. The receiver archives it
+    /// before a gap and at the end of a timeline; PostgreSQL does not use the name.
+    Tail {
+        /// The segment.
+        segment: SegmentName,
+        /// How many bytes of the segment the file holds, from the first on.
+        len: u32,
+    },
     /// Any other name PostgreSQL may use: up to 64 ASCII letters, digits and dots (backup.sgml).
     Other(String),
 }
@@ -266,6 +277,11 @@ impl WalFileName {
         {
             return Some(WalFileName::BackupLabel { segment, offset });
         }
+        if let Some((segment, len)) = name.strip_suffix(".tail").and_then(|stem| stem.split_once('.'))
+            && let (Some(segment), Some(len)) = (SegmentName::parse(segment), hex_u32(len))
+        {
+            return Some(WalFileName::Tail { segment, len });
+        }
         let known = (1..=WalFileName::MAX_BYTES).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')
             && !name.starts_with('.');
@@ -281,6 +297,7 @@ impl fmt::Display for WalFileName {
             WalFileName::Partial(segment) => write!(f, "{segment}.partial"),
             WalFileName::History(timeline) => write!(f, "{}.history", timeline.hex()),
             WalFileName::BackupLabel { segment, offset } => write!(f, "{segment}.{offset:08X}.backup"),
+            WalFileName::Tail { segment, len } => write!(f, "{segment}.{len:08X}.tail"),
             WalFileName::Other(name) => f.write_str(name),
         }
     }
@@ -329,6 +346,8 @@ mod tests {
         check("0000000100000000000000A3.partial", WalFileName::Partial(segment));
         check("00000010.history", WalFileName::History(TimelineId::new(16).unwrap()));
         check("0000000100000000000000A3.00000028.backup", WalFileName::BackupLabel { segment, offset: 0x28 });
+        check("0000000100000000000000A3.00A2B0C8.tail", WalFileName::Tail { segment, len: 0x00A2_B0C8 });
+        check("0000000100000000000000A3.tail", WalFileName::Other("0000000100000000000000A3.tail".into()));
         check("0000000100000000000000a3", WalFileName::Other("0000000100000000000000a3".into()));
         check("custom.file.1", WalFileName::Other("custom.file.1".into()));
         for wrong in ["", "..", "a/b", "../x", "a b", "a\0", "é", ".hidden", &"a".repeat(65)] {

@@ -182,10 +182,11 @@ pub(super) async fn archive_tail(
         archive.put_segment(name, bytes).await?;
         return Ok(());
     }
-    let text = format!("{name}.{:08X}.tail", bytes.len());
-    let file = WalFileName::parse(&text).unwrap_or(WalFileName::Partial(name));
-    tracing::info!(segment = %name, bytes = bytes.len(), "the part of a segment that came before its timeline ended \
-        is archived as {text}");
+    let file = WalFileName::Tail { segment: name, len: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
+    tracing::info!(
+        segment = %name, bytes = bytes.len(), file = %file,
+        "archiving the beginning of a segment whose rest will not be received"
+    );
     archive.put_file(&file, bytes).await?;
     Ok(())
 }

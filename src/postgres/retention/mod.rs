@@ -262,7 +262,9 @@ impl RepositorySweep<'_> {
             let segment = match self.archive.layout().object_of_key(&object.key) {
                 Some(ClusterObject::Segment(name)) => name,
                 Some(ClusterObject::File(
-                    WalFileName::Partial(name) | WalFileName::BackupLabel { segment: name, .. },
+                    WalFileName::Partial(name)
+                    | WalFileName::BackupLabel { segment: name, .. }
+                    | WalFileName::Tail { segment: name, .. },
                 )) => name,
                 Some(ClusterObject::Piece { timeline, start, .. }) => {
                     match SegmentName::new(timeline, self.size.segment_of(start), self.size) {

@@ -177,6 +177,9 @@ fn check_object(
         ClusterObject::Names(_) => {
             serde_json::from_slice::<NameList>(&opened.plain).map(|_| VerifiedObject::Other).map_err(|e| e.to_string())
         }
+        ClusterObject::File(WalFileName::Tail { len, .. }) if opened.plain.len() as u64 != u64::from(*len) => {
+            Err("its length is not the one in its name".to_owned())
+        }
         ClusterObject::Piece { start, end, .. } if opened.plain.len() as u64 != end.bytes_since(*start) => {
             Err("it is not as long as its name says".to_owned())
         }
