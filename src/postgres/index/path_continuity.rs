@@ -36,6 +36,10 @@ impl PathSearch<'_> {
         if check.reached < to && check.found.holes_total < enough {
             check.add_hole(self.timeline_at(check.reached), check.reached, to, WalDefect::Missing);
         }
+        // It is missing on the timeline that the path follows there, not on that of the segment after it.
+        for hole in check.found.holes.iter_mut().filter(|hole| hole.why == WalDefect::Missing) {
+            hole.timeline = self.timeline_at(hole.from);
+        }
         Ok(check.found)
     }
 

@@ -171,3 +171,35 @@ fn branches(scene: &Scene, on_second: u64, on_third: u64) {
     let drawn: Vec<String> = table.map(branch).collect();
     assert!(drawn == ["1", "|-2", "|`-3", "`-4"] || drawn == ["1", "|-4", "`-2", "`-3"], "{plain}");
 }
+
+/// What is missing just before the fork is missing on the old timeline, and on the way to the newest.
+#[test]
+fn a_gap_just_before_the_fork_is_on_the_way_to_the_newest_timeline() {
+    let mut scene = Scene::new();
+    let standby = scene.standby(&scene.cluster);
+    insert(&scene.cluster, 1);
+    let names: Vec<String> = (2..5)
+        .map(|n| {
+            insert(&scene.cluster, n);
+            scene.cluster.switch_wal()
+        })
+        .collect();
+    let last = names.last().unwrap();
+    archived(&scene.cluster, last);
+    fail_over(&mut scene.cluster, &standby);
+    insert(&standby, 20);
+    let completed = standby.switch_wal();
+    archived(&standby, &completed);
+    fs::remove_file(scene.object(1, last)).unwrap();
+
+    scene.site.walkeep(&["verify"]).expect_code(6);
+    let list = scene.site.walkeep(&["list", "postgres", "--json"]).json();
+    let gaps = list["clusters"][0]["gaps"].as_array().unwrap();
+    assert_eq!(gaps.iter().map(|gap| gap["timeline"].as_u64()).collect::<Vec<_>>(), [Some(1)], "{gaps:?}");
+    let health = scene.site.walkeep(&["health", "--json"]).stdout;
+    let health: Value = serde_json::from_str(&health).unwrap_or_else(|error| panic!("{error}: {health}"));
+    let findings = health["clusters"][0]["findings"].as_array().unwrap_or_else(|| panic!("{health}"));
+    let of_gaps = findings.iter().find(|finding| finding["subject"] == "gaps").unwrap();
+    assert_eq!(of_gaps["level"], "bad", "{of_gaps}");
+    assert!(of_gaps["text"].as_str().unwrap().contains("on timeline 1"), "{of_gaps}");
+}
