@@ -185,7 +185,7 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[];
 pub(crate) const FILES_IN_CYCLES: usize = 0;
 
 /// Lines of Rust wider than [`COLUMNS`]. May only fall.
-pub(crate) const WIDE_LINES: usize = 120;
+pub(crate) const WIDE_LINES: usize = 119;
 
 /// Doc comments of a single word: make the item private instead. May only fall.
 pub(crate) const ONE_WORD_DOCS: usize = 102;
@@ -195,12 +195,12 @@ pub(crate) const ONE_WORD_DOCS: usize = 102;
 /// same sentence.
 pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
-    ("says", "reports, prints, shows, returns", 298),
+    ("says", "reports, prints, shows, returns", 297),
     ("tells", "reports, prints, shows, returns", 40),
     ("is told", "is notified", 35),
     ("is said", "is reported", 25),
     ("comes", "arrives, is received", 129),
-    ("came", "arrived, was received", 86),
+    ("came", "arrived, was received", 85),
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),
     ("whoever", "the process that …", 36),
@@ -211,9 +211,9 @@ pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("mended", "fixed", 1),
     ("behind", "after", 92),
     ("leads to", "restores to, makes … restorable", 32),
-    ("stands", "is, is stored", 116),
+    ("stands", "is, is stored", 115),
     ("lies", "is, is stored", 55),
-    ("goes on", "continues, resumes", 81),
+    ("goes on", "continues, resumes", 79),
     ("there already", "an existing …", 21),
     ("no whole segment", "an incomplete segment", 2),
     ("no more", "no longer", 25),

@@ -14,6 +14,7 @@ use crate::base::retry::ErrorClass;
 use crate::config::{ConfigError, KeySourceError, PasswordError};
 use crate::joint::error::JointError;
 use crate::postgres::archive::ArchiveError;
+use crate::postgres::archive::beginning_source::BeginningSource;
 use crate::postgres::archive::chunks::{PackError, PackId};
 use crate::postgres::archive::ingest::IngestError;
 use crate::postgres::archive::reindex::ReindexError;
@@ -244,7 +245,15 @@ fn errors_of_a_postgresql_archive() {
         (archive_of(damaged()), INTEGRITY),
         (archive_of(full()), UNAVAILABLE),
         (ArchiveError::SegmentGone { name: text() }, FAILED),
-        (ArchiveError::TailsDiffer { name: text(), end: Lsn::new(1) }, INTEGRITY),
+        (
+            ArchiveError::CopiesDiffer {
+                name: text(),
+                at: Lsn::new(1),
+                one: BeginningSource::Spool,
+                other: BeginningSource::Tail,
+            },
+            INTEGRITY,
+        ),
     ]);
     let differs = || IngestError::ContentDiffers { name: text(), place: text() };
     let (ours, theirs) = (SystemId::new(1), SystemId::new(2));

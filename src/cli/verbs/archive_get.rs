@@ -35,6 +35,10 @@ pub(in crate::cli) struct ArchiveGetArgs {
     /// For a standby, which asks again: report trouble as a missing file instead of stopping the server
     #[arg(long)]
     pub(in crate::cli) standby: bool,
+    /// The server has a recovery target: give it also the WAL just before a gap, where PostgreSQL stops with an error
+    /// unless it has reached the target
+    #[arg(long, hide = true, conflicts_with = "standby")]
+    pub(in crate::cli) has_target: bool,
     /// Fetch what follows segment FILE into the folder DEST; archive-get starts this itself
     #[arg(long, hide = true)]
     pub(in crate::cli) fetch_ahead: bool,
@@ -54,7 +58,8 @@ pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> an
     let dest = std::path::absolute(&args.destination).context("cannot tell where the file goes")?;
     let ahead = start_prefetch(&config, cluster, &dest)?;
     let spool = Spool::existing(&config.state_dir, &archive);
-    let request = ArchiveGetRequest { name: args.file.clone(), dest, standby: args.standby };
+    let request =
+        ArchiveGetRequest { name: args.file.clone(), dest, standby: args.standby, has_target: args.has_target };
     let got = archive_get::archive_get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
     match got.with_context(|| format!("cannot fetch {}", args.file))? {
         ArchiveGetOutcome::Placed(source) => {

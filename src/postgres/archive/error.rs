@@ -1,5 +1,6 @@
 //! What can go wrong with the archive of a cluster, apart from what is wrong with the WAL that is put in.
 
+use super::beginning_source::BeginningSource;
 use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
@@ -18,16 +19,20 @@ pub enum ArchiveError {
         /// The segment's name.
         name: String,
     },
-    /// The two copies of a timeline's end are not equal.
+    /// Two copies of a segment's beginning are not equal.
     #[error(
-        "{name}.partial and the copy of it in the first segment of the next timeline differ before {end}, where the timelines part; \
-         one of them is not of this cluster's past, and walkeep cannot tell which"
+        "segment {name} is not archived whole, and two copies of its beginning differ at {at}: {one}, and {other}. One \
+         of them is not of this cluster's past, and walkeep cannot tell which. Move the wrong one away"
     )]
-    TailsDiffer {
-        /// The segment that the timeline ended in.
+    CopiesDiffer {
+        /// The segment.
         name: String,
-        /// The switch point.
-        end: Lsn,
+        /// The first byte in which they differ.
+        at: Lsn,
+        /// Where one of them is.
+        one: BeginningSource,
+        /// Where the other is.
+        other: BeginningSource,
     },
 }
 
@@ -35,7 +40,7 @@ impl HasKind for ArchiveError {
     fn kind(&self) -> ErrorKind {
         match self {
             ArchiveError::Vault(error) => error.kind(),
-            ArchiveError::TailsDiffer { .. } => ErrorKind::Integrity,
+            ArchiveError::CopiesDiffer { .. } => ErrorKind::Integrity,
             ArchiveError::SegmentGone { .. } => ErrorKind::Failed,
         }
     }

@@ -17,7 +17,7 @@ use super::manifest::BackupSummary;
 use super::reindex::{ArchiveSegments, ReindexError};
 use super::spool::Spool;
 use super::timeline_tail;
-use super::unfinished::{self, UnfinishedSegment};
+use super::unfinished::{BeginningContext, UnfinishedSegment, segments_of_pieces};
 use super::{Archive, ArchiveError};
 use crate::base::blocking::run_blocking;
 use crate::postgres::archive::layout::ClusterObject;
@@ -27,8 +27,8 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
 use crate::postgres::index::key_value_store::ScanOrder;
 use crate::postgres::index::{
-    self, IndexEntry, IndexView, PathSearch, PathSegment, SegmentFilter, WalDefect, WalHole, WalIndex, WalkNext,
-    WalkStep,
+    self, IndexEntry, IndexView, PathSearch, PathSegment, SegmentFilter, SegmentId, WalDefect, WalHole, WalIndex,
+    WalkNext, WalkStep,
 };
 use crate::vault;
 use crate::vault::seal::SealedKind;
@@ -211,8 +211,8 @@ pub async fn gather_inventory(
     Ok(made.await??)
 }
 
-/// Segments that are not archived whole and are restored all the same: what this machine has received of them, what the
-/// repositories have of them in pieces, and ends of timelines that are in a `.partial` alone.
+/// Segments that are not archived whole and are restored all the same, as far as there is anything of them
+/// ([`Archive::segment_beginning`]).
 ///
 /// # Errors
 /// What index, repository or spool say.
@@ -223,22 +223,32 @@ pub async fn unfinished_segments(
     histories: &[TimelineHistory],
 ) -> Result<Vec<UnfinishedSegment>, ReindexError> {
     let Some(identity) = archive.identity().await? else { return Ok(Vec::new()) };
+    let size = identity.segment_size;
     let (index, cluster, known) = (Arc::clone(index), archive.cluster().to_string(), histories.to_vec());
-    let pieces = archive.list_pieces(None).await?;
+    let mut names = segments_of_pieces(&archive.list_pieces(None).await?, size);
+    names.extend(archive.list_tails(None).await?.into_iter().map(|(name, _)| name));
+    let spooled = spool.clone();
     let looked = run_blocking(move || {
         let view = index.view(&cluster)?;
-        let received = match spool {
-            Some(spool) => unfinished::unfinished_in_spool(&view, &spool, identity.system_id),
-            None => Ok(Vec::new()),
-        };
-        let received = received.map_err(|error| vault::VaultError::Spool(Arc::new(error)))?;
-        let copied = unfinished::segments_continued_in_pieces(&view, &pieces, &received)?;
-        Ok::<_, ReindexError>((received, copied, timeline_tail::unfinished_tails(&view, &known)?))
+        if let Some(spool) = spooled {
+            names.extend(spool.list_segments().map_err(|error| vault::VaultError::Spool(Arc::new(error)))?);
+        }
+        names.extend(timeline_tail::unfinished_tails(&view, &known)?);
+        names.sort_unstable();
+        names.dedup();
+        let mut missing = Vec::new();
+        for name in names {
+            let place = name.number(size).map(|segment| SegmentId { timeline: name.timeline(), segment });
+            if let Some(place) = place
+                && !view.contains(place)?
+            {
+                missing.push(name);
+            }
+        }
+        Ok::<_, ReindexError>(missing)
     });
-    let (received, copied, unfinished) = looked.await??;
-    let copied = archive.unfinished_in_pieces(&copied, identity).await?;
-    let tails = archive.tails_in_partial(&unfinished, identity.system_id).await?;
-    Ok(unfinished::keep_longest(received.into_iter().chain(copied).chain(tails)))
+    let context = BeginningContext { spool: spool.as_ref(), size, histories };
+    Ok(archive.unfinished(context, &looked.await??, identity).await?)
 }
 
 /// The summaries of all backups, oldest first. One that cannot be read is left out with a warning: the others are as
@@ -302,7 +312,10 @@ pub fn build_inventory(
         for hole in holes_along(&along)? {
             gaps.insert((hole.timeline, hole.from, hole.to), missing_wal(&hole, contents.gaps));
         }
-        // What was lost at the end, or before the first segment, lies between no two segments.
+    }
+    // What was lost at the end, or before the first segment, lies between no two segments.
+    for path in &paths {
+        let Some(along) = PathSearch::new(view, path) else { continue };
         for gap in contents.gaps.iter().filter(|gap| gap.timeline == path.target()) {
             let seen = gaps
                 .values()
@@ -495,7 +508,19 @@ fn holes_along(along: &PathSearch<'_>) -> Result<Vec<WalHole>, index::IndexError
     // The log of the last segment may just stop.
     let digest = &last.summary.digest;
     let end = if digest.switched { last.to } else { last.to.min(digest.valid_until) };
-    Ok(along.continuity(first.from, end)?.holes)
+    let mut holes: Vec<WalHole> = Vec::new();
+    for hole in along.continuity(first.from, end)?.holes {
+        // The rest of a segment whose beginning is there, and the segments after it, are missing as one.
+        match holes.last_mut().filter(|last| is_continued_by(last, &hole)) {
+            Some(last) => last.to = hole.to,
+            None => holes.push(hole),
+        }
+    }
+    Ok(holes)
+}
+
+fn is_continued_by(one: &WalHole, next: &WalHole) -> bool {
+    one.to == next.from && one.timeline == next.timeline && one.why == WalDefect::Missing && next.why == one.why
 }
 
 /// A hole, in the words of the record that tells of it, if one does.

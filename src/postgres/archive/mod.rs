@@ -26,6 +26,7 @@ pub mod layout;
 pub mod gap;
 mod error;
 pub mod clock_notes;
+pub mod beginning_source;
 pub mod unfinished;
 pub mod ingest;
 pub mod lacking;

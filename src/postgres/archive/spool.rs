@@ -49,13 +49,14 @@ impl Spool {
         Spool::in_state_dir(state_dir, archive.cluster(), protection)
     }
 
-    /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is none.
+    /// The spool of `archive`'s cluster under `state_dir`, for reading; `None` if there is certainly none. If this user
+    /// may not look, that is an error of the first read: acknowledged WAL may be there.
     #[must_use]
     pub fn existing(state_dir: &Path, archive: &Archive) -> Option<Spool> {
         let vault = archive.vault();
         let protection = SpoolProtection::read(state_dir, vault.key_encryption_key(), vault.protection());
         let folder = SpoolFolder::in_state_dir(state_dir, archive.cluster().as_str(), &TAIL_FORMAT, protection);
-        folder.exists().then_some(Spool { folder })
+        folder.may_exist().then_some(Spool { folder })
     }
 
     /// Takes the spool for one receiver alone.

@@ -19,9 +19,12 @@ pub mod prefetch;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::postgres::archive::Archive;
+use crate::postgres::archive::beginning_source::BeginningSource;
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::unfinished::SegmentBeginning;
+use crate::postgres::archive::{Archive, ArchiveError};
 use crate::postgres::format::segment::{SegmentName, WalFileName};
+use crate::vault::VaultError;
 use prefetch::Prefetch;
 use wal_file_write::write_file;
 
@@ -36,6 +39,8 @@ pub struct ArchiveGetRequest {
     pub dest: PathBuf,
     /// Whether a standby asks, which asks again.
     pub standby: bool,
+    /// Whether the server has a recovery target, so that PostgreSQL itself refuses to end recovery before it.
+    pub has_target: bool,
 }
 
 /// What became of it.
@@ -54,10 +59,10 @@ pub enum WalFileSource {
     Archive,
     /// The same, fetched ahead.
     Prefetched,
-    /// The end of a timeline that a promotion cut in the middle of a segment, put together from its `.partial` or from
-    /// the next timeline's copy of it.
+    /// The beginning of a segment that was never completed, because its timeline ended there or WAL was lost: from a
+    /// `.tail`, a `.partial` or the next timeline's copy.
     Tail,
-    /// What has been received of a segment that still grows.
+    /// What was received so far of a segment: from this machine's spool or from pieces.
     Received,
 }
 
@@ -104,7 +109,12 @@ pub async fn archive_get(
         }
         return Ok(ArchiveGetOutcome::Placed(source));
     }
-    end_of_archive::prove_end_of_archive(archive, segment).await?;
+    let hole = match end_of_archive::prove_end_of_archive(archive, segment).await {
+        Ok(()) => None,
+        // PostgreSQL would end recovery at the end of what is before the hole. Only its target prevents that.
+        Err(error @ ArchiveGetError::Hole { .. }) if request.has_target && !request.standby => Some(error),
+        Err(error) => return Err(error),
+    };
     if let Some(prefetch) = prefetch {
         prefetch.remove_dir();
     }
@@ -112,15 +122,44 @@ pub async fn archive_get(
         // It streams the rest, or asks again when there is more.
         return Ok(ArchiveGetOutcome::Absent);
     }
-    let (tail, received) = (archive.timeline_tail(segment).await?, archive.read_unfinished(spool, segment).await?);
-    // What was received may go on beyond the point at which another timeline left.
-    let (bytes, source) = match (tail, received) {
-        (Some(tail), Some((_, end))) if tail.end > end => (tail.bytes, WalFileSource::Tail),
-        (_, Some((bytes, _))) => (bytes, WalFileSource::Received),
-        (Some(tail), None) => (tail.bytes, WalFileSource::Tail),
-        (None, None) => return Ok(ArchiveGetOutcome::Absent),
-    };
-    write_file(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(source))
+    if let Some(SegmentBeginning { bytes, source, .. }) = segment_beginning(archive, segment, request, spool).await? {
+        let source = match source {
+            BeginningSource::Spool | BeginningSource::Pieces => WalFileSource::Received,
+            BeginningSource::Tail | BeginningSource::Partial | BeginningSource::Child(_) => WalFileSource::Tail,
+        };
+        return write_file(bytes, &request.dest).await.map(|()| ArchiveGetOutcome::Placed(source));
+    }
+    if let Some(hole) = hole {
+        return Err(hole);
+    }
+    // The receiver may have archived the segment, and removed it from its spool, while we looked elsewhere.
+    match place_archived_segment(archive, segment, request, None).await? {
+        Some(source) => Ok(ArchiveGetOutcome::Placed(source)),
+        None => Ok(ArchiveGetOutcome::Absent),
+    }
+}
+
+/// What there is of a segment that is not archived. If the spool cannot be read, what the repositories have is of use
+/// only to a server with a target: any other would end recovery there, without what the spool may have.
+async fn segment_beginning(
+    archive: &Arc<Archive>,
+    segment: SegmentName,
+    request: &ArchiveGetRequest,
+    spool: Option<&Spool>,
+) -> Result<Option<SegmentBeginning>, ArchiveGetError> {
+    match archive.segment_beginning(spool, segment).await {
+        Err(error @ ArchiveError::Vault(VaultError::Spool(_))) if request.has_target => {
+            let stored = archive.segment_beginning(None, segment).await?;
+            match stored {
+                Some(stored) => {
+                    tracing::warn!(%segment, %error, "the spool is not read; the repositories have this segment");
+                    Ok(Some(stored))
+                }
+                None => Err(error.into()),
+            }
+        }
+        found => Ok(found?),
+    }
 }
 
 /// Puts a segment that is archived into its place; `None` if it is not archived.

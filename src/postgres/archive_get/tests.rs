@@ -9,9 +9,12 @@ use super::prefetch::{PREFETCHED_SEGMENTS, Prefetch, fill_directory};
 use super::{
     ArchiveGetError, ArchiveGetOutcome, ArchiveGetRequest, EXIT_ABSENT, WalFileSource, archive_get, failure_exit_code,
 };
+use crate::base::error_kind::{ErrorKind, HasKind as _};
 use crate::postgres::archive::Archive;
+use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::tests::{create, open, segment_on};
-use crate::postgres::format::segment::{SegmentName, WalFileName};
+use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::{SegmentName, SegmentSize, WalFileName};
 
 /// `main/pg_wal` of a server, and a repository beside it.
 struct Scene {
@@ -44,7 +47,7 @@ impl Scene {
     }
 
     fn request(&self, name: &str) -> ArchiveGetRequest {
-        ArchiveGetRequest { name: name.to_owned(), dest: self.dest(), standby: false }
+        ArchiveGetRequest { name: name.to_owned(), dest: self.dest(), standby: false, has_target: false }
     }
 
     async fn get(&self, name: &str) -> Result<ArchiveGetOutcome, ArchiveGetError> {
@@ -242,4 +245,50 @@ async fn only_one_fetches_ahead_and_damage_ends_it() {
         std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     ready.sort();
     assert_eq!(ready, [name(1, 4), name(1, 5), "lock".to_owned()]);
+}
+
+/// A `.tail` before a hole is given to a server with a target, and to no other: it would end recovery there.
+#[tokio::test]
+async fn the_beginning_before_a_hole_is_for_servers_with_a_target() {
+    let scene = Scene::new().await;
+    scene.archive(1, [3, 6]).await;
+    let (segment, whole) = segment_on(1, 4, &[1], 9);
+    let tail = WalFileName::Tail { segment, len: 5000 };
+    scene.archive.put_wal_file(&tail, whole.slice(..5000)).await.unwrap();
+    assert!(matches!(scene.get(&name(1, 4)).await, Err(ArchiveGetError::Hole { .. })));
+    let with_target = |number| ArchiveGetRequest { has_target: true, ..scene.request(&name(1, number)) };
+    let get = async |number| archive_get(&scene.archive, &with_target(number), None, None).await;
+    assert!(matches!(get(4).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Tail))));
+    assert_eq!(scene.taken(), [&whole[..5000], &vec![0; (1 << 20) - 5000]].concat());
+    assert!(matches!(get(5).await, Err(ArchiveGetError::Hole { .. })));
+    let standby = ArchiveGetRequest { standby: true, ..with_target(4) };
+    assert!(archive_get(&scene.archive, &standby, None, None).await.is_err());
+
+    // Pieces that go further have the same bytes, or one of both is wrong.
+    let start = Lsn::new(4 << 20);
+    scene.archive.put_piece(segment.timeline(), start, whole.slice(..8000)).await.unwrap();
+    assert!(matches!(get(4).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Received))));
+    assert_eq!(scene.taken(), [&whole[..8000], &vec![0; (1 << 20) - 8000]].concat());
+    let mut other = whole.slice(..6000).to_vec();
+    other[4321] ^= 1;
+    let tail = WalFileName::Tail { segment, len: 6000 };
+    scene.archive.put_wal_file(&tail, other.into()).await.unwrap();
+    let differ = get(4).await.unwrap_err();
+    assert_eq!(differ.kind(), ErrorKind::Integrity, "{differ}");
+    assert!(differ.to_string().contains("0/4010E1"), "{differ}");
+}
+
+/// The repositories have nothing yet, not even which cluster it is; the spool has acknowledged WAL.
+#[tokio::test]
+async fn the_spool_counts_before_the_repository_knows_the_cluster() {
+    let scene = Scene::new().await;
+    let (segment, whole) = segment_on(1, 3, &[1], 9);
+    let spool = Spool::open(&scene.dir.path().join("state"), &scene.archive).unwrap();
+    let (mut file, _) = spool.open_for_append(segment, SegmentSize::new(1 << 20).unwrap()).unwrap();
+    file.append(0, &whole[..5000]).unwrap();
+    file.sync().unwrap();
+    let get = async |number| archive_get(&scene.archive, &scene.request(&name(1, number)), None, Some(&spool)).await;
+    assert!(matches!(get(3).await, Ok(ArchiveGetOutcome::Placed(WalFileSource::Received))));
+    assert_eq!(scene.taken(), [&whole[..5000], &vec![0; (1 << 20) - 5000]].concat());
+    assert!(matches!(get(4).await, Ok(ArchiveGetOutcome::Absent)));
 }

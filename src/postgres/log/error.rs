@@ -4,6 +4,7 @@ use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::postgres::archive;
 use crate::postgres::archive::lookup::LookupError;
+use crate::postgres::archive::reindex::ReindexError;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::index;
 use crate::vault;
@@ -37,6 +38,15 @@ pub enum LogError {
 impl From<vault::VaultError> for LogError {
     fn from(error: vault::VaultError) -> LogError {
         LogError::Archive(error.into())
+    }
+}
+
+impl From<ReindexError> for LogError {
+    fn from(error: ReindexError) -> LogError {
+        match error {
+            ReindexError::Index(error) => LogError::Index(error),
+            ReindexError::Archive(error) => LogError::Archive(error),
+        }
     }
 }
 

@@ -20,12 +20,11 @@ use crate::postgres::archive::manifest::BackupSummary;
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{Archive, unfinished};
+use crate::postgres::archive::{Archive, inventory};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
 use crate::postgres::index::{IndexEntry, WalIndex};
-use crate::vault;
 use crate::vault::seal::SealedKind as ObjectKind;
 
 pub use entry::{LogEntry, LogEntryKind};
@@ -111,13 +110,10 @@ pub async fn read_log(
     let lists = name_lists(archive, &path).await?;
     let runtime = tokio::runtime::Handle::current();
     let shelf = ArchiveSegments::new(Arc::clone(archive), runtime.clone(), identity.segment_size);
+    let histories = inventory::timeline_histories(archive).await?;
+    let growing = inventory::unfinished_segments(archive, index, spool, &histories).await?;
     let (index, archive) = (Arc::clone(index), Arc::clone(archive));
     let told = run_blocking(move || {
-        let growing = match spool {
-            Some(spool) => unfinished::unfinished_in_spool(&index.view(&cluster)?, &spool, identity.system_id),
-            None => Ok(Vec::new()),
-        };
-        let growing = growing.map_err(|error| vault::VaultError::Spool(Arc::new(error)))?;
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_with(&cluster, laid_over)?;
         let lookup = WalLookup::new(view, shelf.with_unfinished(growing.clone()));

@@ -32,6 +32,7 @@ use crate::base::blocking::run_blocking;
 use crate::base::durable;
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::unfinished::SegmentBeginning;
 use crate::postgres::archive::{Archive, ArchiveIdentity};
 use crate::postgres::format::pg_control::PgControl;
 use crate::postgres::format::segment::{SegmentName, SystemId, WalFileName};
@@ -156,7 +157,7 @@ pub async fn wal_only_in_pgdata(
     }
     // Of the one under way, what was received may be all that was written.
     if let Some(name) = found.last().copied()
-        && let Some((_, received)) = archive.read_unfinished(spool, name).await?
+        && let Some(SegmentBeginning { end: received, .. }) = archive.segment_beginning(spool, name).await?
     {
         let path = log.join(name.to_string());
         let end = run_blocking(move || {

@@ -213,12 +213,12 @@ fn quote_value(value: &str) -> String {
 }
 
 /// `restore_command` for a restored server: this program, by its absolute path, with its configuration and cluster
-/// named, since neither the server's directory nor its environment is the user's.
+/// named, since neither the server's directory nor its environment is the user's. The server always has a target.
 #[must_use]
 pub fn restore_command_line(program: &Path, config: Option<&Path>, cluster: &str) -> String {
     let word = |path: &Path| quote_for_shell(&path.to_string_lossy().replace('%', "%%"));
     let config = config.map(|config| format!(" --config {}", word(config))).unwrap_or_default();
-    format!("{}{config} archive-get --cluster {cluster} %f \"%p\"", word(program))
+    format!("{}{config} archive-get --cluster {cluster} --has-target %f \"%p\"", word(program))
 }
 
 /// As it is if the shell takes it so, else in single quotes.
@@ -358,9 +358,12 @@ mod tests {
     fn the_command_survives_the_shell_and_postgresql() {
         let command =
             restore_command_line(Path::new("/usr/bin/walkeep"), Some(Path::new("/etc/walkeep/walkeep.toml")), "main");
-        assert_eq!(command, "/usr/bin/walkeep --config /etc/walkeep/walkeep.toml archive-get --cluster main %f \"%p\"");
+        assert_eq!(
+            command,
+            "/usr/bin/walkeep --config /etc/walkeep/walkeep.toml archive-get --cluster main --has-target %f \"%p\""
+        );
         let odd = restore_command_line(Path::new("/opt/it's 100%/walkeep"), None, "main");
-        assert_eq!(odd, "'/opt/it'\\''s 100%%/walkeep' archive-get --cluster main %f \"%p\"");
+        assert_eq!(odd, "'/opt/it'\\''s 100%%/walkeep' archive-get --cluster main --has-target %f \"%p\"");
         let text = auto_conf(
             &RecoverySettings { restore_command: odd.clone(), ..recovery(RecoveryStop::After(Lsn::new(8))) },
             "",

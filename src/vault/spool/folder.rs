@@ -70,6 +70,14 @@ impl SpoolFolder {
         self.dir.is_dir()
     }
 
+    /// Whether the folder exists, or this user may not know.
+    pub(crate) fn may_exist(&self) -> bool {
+        match fs::metadata(&self.dir) {
+            Ok(found) => found.is_dir(),
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
     /// Takes the folder for one receiver alone.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ mod restore_moments;
 mod restore_targets;
 /// Failovers one after another, branches, and the way to a target over them.
 mod restore_timelines;
+/// Segments that no repository has whole: before a gap, and on a timeline that has just begun.
+mod restore_beginnings;
 /// Restores over an old data directory.
 mod restore_delta;
 /// Tablespaces that replay creates at the paths of the original.

@@ -16,7 +16,7 @@ use crate::base::blocking::run_blocking;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::wal::decode::WalDecoder;
 use crate::postgres::wal::page::MajorVersion;
@@ -116,12 +116,8 @@ impl SurveyRange<'_> {
             }
         }
         for name in names() {
-            let mut bytes = archive.file(&WalFileName::Partial(name)).await?;
-            if bytes.is_none() {
-                bytes = archive.read_unfinished(spool, name).await?.map(|(bytes, _)| bytes);
-            }
-            if let Some(bytes) = bytes.filter(|bytes| bytes.len() == self.size.len()) {
-                return Ok(Some((name, bytes)));
+            if let Some(beginning) = archive.segment_beginning(spool, name).await? {
+                return Ok(Some((name, beginning.bytes)));
             }
         }
         Ok(None)
