@@ -112,6 +112,7 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::Health(args) => run_multi_threaded(health::run(args, around))?,
         CliCommand::Cleanup(args) => run_multi_threaded(verbs::cleanup::run(args, around))?,
         CliCommand::Verify(args) => run_multi_threaded(verify::run(args, around))?,
+        CliCommand::Repository(args) => run_multi_threaded(verbs::repository::run(args, around))?,
         CliCommand::Index(args) => run_multi_threaded(index::run(args.what, around))?,
     };
     Ok(code as u8)

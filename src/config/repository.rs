@@ -100,10 +100,29 @@ pub fn parse_repository_url(text: &str) -> Result<Url, String> {
     if url.scheme() != "file" && url.host().is_none() {
         return Err(format!("the bucket is missing; {shape}"));
     }
+    for (part, sign, written) in [(url.query(), '?', "%3F"), (url.fragment(), '#', "%23")] {
+        if part.is_some() {
+            return Err(format!("a repository's URL has no {sign} part; write the character in a name as {written}"));
+        }
+    }
+    if url.port().is_some() {
+        return Err(format!("a bucket has no port; {}", port_advice(url.scheme())));
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("credentials do not belong into the URL; use their usual variables or keys of their own".to_owned());
     }
     Ok(url)
+}
+
+/// How the server of a store of this scheme is named.
+fn port_advice(scheme: &str) -> String {
+    match SCHEMES
+        .iter()
+        .find(|(known, settings)| *known == scheme && settings.iter().any(|(key, _)| *key == "endpoint"))
+    {
+        Some(_) => "name the server in a key of its own: endpoint = \"http://host:port\"".to_owned(),
+        None => format!("write {scheme}://bucket/folder"),
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +137,8 @@ mod tests {
             ("s3://backups/production", "s3://backups/production"),
             ("gs://backups", "gs://backups"),
             ("az://container/x", "az://container/x"),
+            ("/srv/a#b?c", "file:///srv/a%23b%3Fc"),
+            ("s3://backups/a%23b", "s3://backups/a%23b"),
         ] {
             assert_eq!(parse_repository_url(text).unwrap().as_str(), means);
         }
@@ -133,6 +154,11 @@ mod tests {
             ("memory:///", "walkeep has no store memory://"),
             ("s3:///production", "the bucket is missing"),
             ("s3://key:secret@bucket/x", "credentials do not belong"),
+            ("file:///srv/a#b", "no # part; write the character in a name as %23"),
+            ("s3://backups/a?x=secret", "no ? part; write the character in a name as %3F"),
+            ("s3://backups/a?", "no ? part"),
+            ("s3://backups:9000/a", "a bucket has no port; name the server in a key of its own: endpoint = "),
+            ("gs://backups:9000/a", "a bucket has no port; write gs://bucket/folder"),
         ] {
             let why = parse_repository_url(text).unwrap_err();
             assert!(why.contains(says), "{text}: {why}");

@@ -97,6 +97,19 @@ pub enum VaultError {
     /// What this machine has received and not archived yet can't be read.
     #[error(transparent)]
     Spool(Arc<crate::vault::spool::error::SpoolError>),
+    /// Two sections of the configuration name one repository.
+    #[error(
+        "[repository.{name}] and [repository.{other}] are one repository (id {id}), which counts as one copy: \
+         they name the same place, or one is a copy that another program made; remove one of the sections"
+    )]
+    SameRepository {
+        /// The later one, which is left out.
+        name: String,
+        /// The one that is used.
+        other: String,
+        /// Their id.
+        id: repository::RepositoryId,
+    },
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoRepository,
@@ -114,7 +127,9 @@ impl HasKind for VaultError {
             | VaultError::NameTaken { .. }
             | VaultError::Key { .. }
             | VaultError::KeysMissing { .. } => ErrorKind::Integrity,
-            VaultError::KeyNotConfigured { .. } | VaultError::NoRepository => ErrorKind::Usage,
+            VaultError::KeyNotConfigured { .. } | VaultError::SameRepository { .. } | VaultError::NoRepository => {
+                ErrorKind::Usage
+            }
             VaultError::NotAllAnswered { .. } => ErrorKind::Unavailable,
             VaultError::Spool(error) => error.kind(),
             VaultError::Seal(_) | VaultError::Vanished { .. } | VaultError::WorkerLost => ErrorKind::Failed,
@@ -133,7 +148,12 @@ impl VaultError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         use repository::RepositoryError as Fault;
-        let VaultError::Repository { source, .. } = self else { return false };
+        let source = match self {
+            VaultError::Repository { source, .. } => source,
+            // It is left out like one that is unreachable, until the user removes a section.
+            VaultError::SameRepository { .. } => return true,
+            _ => return false,
+        };
         source.class() == ErrorClass::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
     }
 

@@ -17,6 +17,7 @@ pub mod shipper;
 #[cfg(test)]
 pub(crate) mod testing;
 mod key_objects;
+mod opened_ids;
 pub mod retention;
 mod error;
 mod required_copies;

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 
 use super::error::VaultError;
 use super::key_objects::{VaultKeys, provide_keys, read_keys};
+use super::opened_ids::OpenedIds;
 use super::repository_location::RepositoryLocation;
 use super::vault_repository::VaultRepository;
 use crate::base::clock::SharedClock;
@@ -56,6 +57,7 @@ impl Vault {
     /// No repository could be opened, or the key fits none.
     pub async fn open(settings: VaultSettings) -> Result<Vault, VaultError> {
         let replaceable = settings.places.len() > 1;
+        let ids = Arc::<OpenedIds>::default();
         let places: Vec<Arc<VaultRepository>> = settings
             .places
             .iter()
@@ -64,10 +66,12 @@ impl Vault {
                 if replaceable {
                     place.options.limits = RepositoryLimits::replaceable();
                 }
-                Arc::new(VaultRepository::new(place, &settings.clock, replaceable))
+                Arc::new(VaultRepository::new(place, &settings.clock, replaceable, &ids))
             })
             .collect();
         join_all(places.iter().map(|place| place.connect())).await;
+        // In the order of the configuration, so that it is always the same one that is left out.
+        places.iter().for_each(|place| place.refuse_if_twin());
         Vault::from_repositories(places, settings).await
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::error::VaultError;
 use super::key_objects::VaultKeys;
+use super::opened_ids::OpenedIds;
 use super::repository_location::RepositoryLocation;
 use crate::base::clock::SharedClock;
 use crate::base::retry::{Backoff, RetryPolicy};
@@ -28,6 +29,8 @@ pub struct VaultRepository {
     pub(crate) name: String,
     /// `None` in tests that bring an open repository: it cannot be opened again.
     location: Option<RepositoryLocation>,
+    /// The ids of all repositories of the vault.
+    ids: Arc<OpenedIds>,
     clock: SharedClock,
     /// Whether other repositories can do its work.
     replaceable: bool,
@@ -59,9 +62,15 @@ impl fmt::Debug for VaultRepository {
 
 impl VaultRepository {
     /// A repository that is to be opened; until then it is unreachable.
-    pub(super) fn new(location: RepositoryLocation, clock: &SharedClock, replaceable: bool) -> VaultRepository {
+    pub(super) fn new(
+        location: RepositoryLocation,
+        clock: &SharedClock,
+        replaceable: bool,
+        ids: &Arc<OpenedIds>,
+    ) -> VaultRepository {
         let name = location.name.clone();
-        VaultRepository { location: Some(location), ..VaultRepository::unopened(name, clock, replaceable) }
+        let ids = Arc::clone(ids);
+        VaultRepository { location: Some(location), ids, ..VaultRepository::unopened(name, clock, replaceable) }
     }
 
     /// A repository that is open.
@@ -83,6 +92,7 @@ impl VaultRepository {
         VaultRepository {
             name,
             location: None,
+            ids: Arc::default(),
             clock: Arc::clone(clock),
             replaceable,
             reach: RwLock::new(reach),
@@ -127,11 +137,21 @@ impl VaultRepository {
     /// Opens it and proves its keys. What is in the way is remembered.
     async fn open(&self, keys: &VaultKeys) {
         let Some(opened) = self.open_location().await else { return };
-        let proved = match opened {
+        let proved = match opened.and_then(|repository| self.ids.claim(&self.name, repository)) {
             Ok(repository) => keys.prove(&self.name, &repository).await.map(|()| repository),
             Err(failure) => Err(failure),
         };
         self.settle(proved);
+    }
+
+    /// Refuses it if an earlier repository of the configuration is the same one.
+    pub(super) fn refuse_if_twin(&self) {
+        if let Ok(repository) = self.repository()
+            && let Err(failure) = self.ids.claim(&self.name, repository)
+        {
+            tracing::error!(repository = self.name, error = %failure, "the repository is left out");
+            self.fail(failure);
+        }
     }
 
     async fn open_location(&self) -> Option<Result<Repository, VaultError>> {

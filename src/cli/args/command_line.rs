@@ -16,6 +16,7 @@ use crate::cli::verbs::list::ListArgs;
 use crate::cli::verbs::log::LogArgs;
 use crate::cli::verbs::plan::PlanArgs;
 use crate::cli::verbs::receive::ReceiveArgs;
+use crate::cli::verbs::repository::RepositoryArgs;
 use crate::cli::verbs::restore::RestoreArgs;
 use crate::cli::verbs::verify::VerifyArgs;
 
@@ -46,4 +47,5 @@ pub(in crate::cli) enum CliCommand {
     Cleanup(CleanupArgs),
     Health(HealthArgs),
     Index(IndexArgs),
+    Repository(RepositoryArgs),
 }

@@ -214,6 +214,61 @@ Examples:
 Looks at the archive, each server, PostgreSQL's slot and archiver, and the
 local disks. Changes nothing.";
 
+pub(in crate::cli) const REPOSITORY_HELP: &str = "\
+Examples:
+  walkeep repository add offsite s3://backups/production --retention 90d
+  walkeep repository sync offsite      # copies what the others have
+  walkeep repository list              # what does each of them lack?
+  walkeep repository check offsite     # does it work, and is it complete?
+  walkeep repository remove offsite    # its objects stay";
+
+pub(in crate::cli) const REPOSITORY_ADD_HELP: &str = "\
+Examples:
+  walkeep repository add second /mnt/backup/walkeep
+  walkeep repository add offsite s3://backups/production --retention 90d
+  walkeep repository add offsite s3://backups/production \\
+    --setting endpoint=https://s3.example.org --setting region=eu-1
+
+Creates the repository if there is none, brings the keys, and proves that it
+takes, returns and deletes an object and replaces none. Only then it is added
+to the configuration. Credentials are best left in the environment
+(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …). A running receiver follows the
+new repository after a restart.";
+
+pub(in crate::cli) const REPOSITORY_LIST_HELP: &str = "\
+Examples:
+  walkeep repository list
+  walkeep repository list --json
+
+Compares names by listing; nothing is read back. Use walkeep verify for that.";
+
+pub(in crate::cli) const REPOSITORY_SYNC_HELP: &str = "\
+Examples:
+  walkeep repository sync offsite              # from all the others
+  walkeep repository sync local offsite        # from local alone
+  walkeep repository sync offsite --dry-run
+  walkeep repository sync offsite --from-newest-backup
+
+Run it beside a receiver, and again after an interruption: what exists is not
+copied again. Exits with 5 if a repository is unreachable, and with 6 if an
+object is damaged in every source.";
+
+pub(in crate::cli) const REPOSITORY_CHECK_HELP: &str = "\
+Examples:
+  walkeep repository check
+  walkeep repository check offsite --json
+
+Exits with 0 if it works and lacks nothing, with 1 if it lacks something, and
+with 5 if it is unreachable.";
+
+pub(in crate::cli) const REPOSITORY_REMOVE_HELP: &str = "\
+Examples:
+  walkeep repository remove offsite
+  walkeep repository remove offsite --force    # even if only it has something
+
+Takes the section out of the configuration. Nothing in the repository is
+deleted.";
+
 pub(in crate::cli) const INDEX_HELP: &str = "\
 Examples:
   walkeep index stats
@@ -245,6 +300,12 @@ mod tests {
             super::CLEANUP_HELP,
             super::HEALTH_HELP,
             super::INDEX_HELP,
+            super::REPOSITORY_HELP,
+            super::REPOSITORY_ADD_HELP,
+            super::REPOSITORY_LIST_HELP,
+            super::REPOSITORY_SYNC_HELP,
+            super::REPOSITORY_CHECK_HELP,
+            super::REPOSITORY_REMOVE_HELP,
         ];
         for line in all.iter().flat_map(|footer| footer.lines()) {
             assert!(line.chars().count() <= 80, "{line}");

@@ -7,6 +7,7 @@ pub(super) mod list;
 pub(super) mod log;
 pub(super) mod output;
 pub(super) mod progress;
+pub(super) mod repository;
 pub(super) mod shell;
 pub(super) mod time;
 pub(super) mod verify;

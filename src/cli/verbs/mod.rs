@@ -9,6 +9,7 @@ pub(super) mod init;
 pub(super) mod list;
 pub(super) mod log;
 pub(super) mod receive;
+pub(super) mod repository;
 pub(super) mod verify;
 pub(super) mod backup;
 pub(super) mod plan;

@@ -233,3 +233,38 @@ fn segment_of_file(file: &WalFileName) -> Option<SegmentName> {
         WalFileName::History(_) | WalFileName::Other(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::SeedScope;
+    use crate::postgres::archive::tests::{create, segment};
+    use crate::vault::shipper::ShipStage;
+
+    /// A receiver stored new WAL in a repository that was added and not filled yet: the older WAL is lacking. Once it
+    /// has had a backup, the older WAL is what its retention removed.
+    #[tokio::test]
+    async fn a_repository_without_backups_lacks_older_wal_too() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let archive = create(&[&dirs[0], &dirs[1]], None).await;
+        for number in 3..7 {
+            let (name, bytes) = segment(7, number, b"a", 9);
+            archive.put_segment(name, bytes).await.unwrap();
+        }
+        let second = dirs[1].path().join("repository/main");
+        for number in [3, 4, 6] {
+            std::fs::remove_file(second.join(format!("wal/00000001/00000000/00000001000000000000000{number}")))
+                .unwrap();
+        }
+        let log = async || -> Vec<String> {
+            let lacking = archive.lacking("place1", None, SeedScope::All).await.unwrap();
+            let log = lacking.items.iter().filter(|item| item.stage == ShipStage::Log);
+            log.map(|item| item.key.file_name().chars().last().unwrap().to_string()).collect()
+        };
+        assert_eq!(log().await, ["3", "4", "6"]);
+        let expired = archive.layout().expired();
+        let had = dirs[1].path().join("repository").join(expired.as_str());
+        std::fs::create_dir_all(&had).unwrap();
+        std::fs::write(had.join("20260101T000000Z-F"), "").unwrap();
+        assert_eq!(log().await, ["6"]);
+    }
+}

@@ -67,7 +67,10 @@ pub enum RepositoryError {
         why: String,
     },
     /// There is no repository there.
-    #[error("there is no repository at {url}: is its disk mounted? `walkeep init` makes a new one")]
+    #[error(
+        "there is no repository at {url}: is its disk mounted? If it is lost, take out its section and run \
+         `walkeep repository add`"
+    )]
     NoRepository {
         /// Where it was looked for.
         url: Arc<str>,

@@ -13,6 +13,8 @@ mod index;
 mod wire_refusals;
 /// The receiver: complete, resumable, truthful.
 mod receive;
+/// A second repository: added while the receiver runs, filled, and restored from alone.
+mod repositories;
 /// The receiver's slot, and what is missing in the archive.
 mod receive_slot;
 /// Servers that say nothing, or something else than before.

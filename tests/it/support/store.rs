@@ -48,6 +48,17 @@ impl S3 {
         self.port
     }
 
+    /// `walkeep repository add offsite` with a repository here, whose credentials go to the configuration.
+    pub(crate) fn add_to(&self, site: &Site) -> process::Finished {
+        let endpoint = format!("endpoint=http://127.0.0.1:{}", self.port);
+        let url = format!("s3://{BUCKET}/second");
+        let mut command = vec!["repository", "add", "offsite", &url, "--retention", "90d", "--setting", &endpoint];
+        for setting in ["allow-http=true", "access-key-id=test", "secret-access-key=testtest", "region=us-east-1"] {
+            command.extend(["--setting", setting]);
+        }
+        site.walkeep(&command)
+    }
+
     /// `walkeep init` with a repository here, and how to get there in the configuration.
     pub(crate) fn init(&self, site: &Site) {
         let endpoint = format!("http://127.0.0.1:{}", self.port);
