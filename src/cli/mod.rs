@@ -28,7 +28,7 @@ use logging::DefaultLogLevel;
 use verbs::backup::{BackupArgs, BackupCommand};
 use verbs::plan::{PlanArgs, PlanCommand};
 use verbs::restore::{RestoreArgs, RestoreCommand};
-use verbs::{archive_get, archive_push, check, health, index, init, list, log, receive, verify};
+use verbs::{archive_get, archive_push, check, fork, health, index, init, list, log, receive, verify};
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -113,6 +113,7 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::Cleanup(args) => run_multi_threaded(verbs::cleanup::run(args, around))?,
         CliCommand::Verify(args) => run_multi_threaded(verify::run(args, around))?,
         CliCommand::Repository(args) => run_multi_threaded(verbs::repository::run(args, around))?,
+        CliCommand::Fork(args) => run_single_threaded(fork::run(args.what, around))?,
         CliCommand::Index(args) => run_multi_threaded(index::run(args.what, around))?,
     };
     Ok(code as u8)

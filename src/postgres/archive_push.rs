@@ -1,4 +1,5 @@
-//! `archive_command`: one file of `pg_wal` into the archive.
+//! `archive_command`: one file of `pg_wal` into the archive. A segment that is archived with another content is refused,
+//! and its server is recorded as a fork.
 //!
 //! Success means durable in every repository. PostgreSQL takes exit codes 1 to 125 as "try again later", and
 //! `archive-push` never exits with another one after a failure (TRAPS 5).
@@ -56,5 +57,16 @@ pub async fn archive_push(
     name: &str,
     note: &[u8],
 ) -> Result<Ingested, ArchivePushError> {
-    Ok(archive.put_wal_file_at(path, name, note).await?)
+    let refused = match archive.put_wal_file_at(path, name, note).await {
+        Ok(ingested) => return Ok(ingested),
+        Err(error) => error,
+    };
+    if matches!(refused, IngestError::ContentDiffers { .. }) {
+        match archive.record_refused_file(path, name).await {
+            Ok(Some(recorded)) => tracing::error!("{}", recorded.describe(archive.cluster().as_str())),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a fork of the archive cannot be recorded"),
+        }
+    }
+    Err(refused.into())
 }

@@ -9,6 +9,7 @@ use crate::cli::verbs::archive_push::ArchivePushArgs;
 use crate::cli::verbs::backup::BackupArgs;
 use crate::cli::verbs::check::CheckArgs;
 use crate::cli::verbs::cleanup::CleanupArgs;
+use crate::cli::verbs::fork::ForkArgs;
 use crate::cli::verbs::health::HealthArgs;
 use crate::cli::verbs::index::IndexArgs;
 use crate::cli::verbs::init::InitArgs;
@@ -46,6 +47,7 @@ pub(in crate::cli) enum CliCommand {
     Verify(VerifyArgs),
     Cleanup(CleanupArgs),
     Health(HealthArgs),
+    Fork(ForkArgs),
     Index(IndexArgs),
     Repository(RepositoryArgs),
 }

@@ -269,6 +269,14 @@ Examples:
 Takes the section out of the configuration. Nothing in the repository is
 deleted.";
 
+pub(in crate::cli) const FORK_HELP: &str = "\
+Examples:
+  walkeep fork list
+  walkeep fork resolve main --timeline 1 --at 0/5000148 --keep archive
+
+A fork is a server that was set back or cloned. Its WAL is not archived, and
+health and check report it until you decide. Nothing in the archive changes.";
+
 pub(in crate::cli) const INDEX_HELP: &str = "\
 Examples:
   walkeep index stats
@@ -299,6 +307,7 @@ mod tests {
             super::VERIFY_HELP,
             super::CLEANUP_HELP,
             super::HEALTH_HELP,
+            super::FORK_HELP,
             super::INDEX_HELP,
             super::REPOSITORY_HELP,
             super::REPOSITORY_ADD_HELP,

@@ -316,7 +316,17 @@ fn errors_of_receiving_and_of_backups() {
         (ReceiveError::WrongSystem { host: text(), found: ours, expected: theirs }, FAILED),
         (ReceiveError::WrongSize { found: size(), expected: size() }, FAILED),
         (ReceiveError::Assemble { timeline: timeline(), source: AssembleError::Differs { at: Lsn::new(1) } }, FAILED),
-        (ReceiveError::Diverged { timeline: timeline(), at: Lsn::new(1), spool_file: path() }, FAILED),
+        (ReceiveError::Diverged { timeline: timeline(), at: Lsn::new(1), spool_file: path() }, INTEGRITY),
+        (
+            ReceiveError::Forked {
+                server: String::new(),
+                timeline: timeline(),
+                at: Lsn::new(1),
+                archived_until: Lsn::new(2),
+                resolved: false,
+            },
+            INTEGRITY,
+        ),
         (ReceiveError::ServerBehind { timeline: timeline(), at: Lsn::new(1) }, UNAVAILABLE),
         (ReceiveError::History(TimelineHistory::parse(timeline(), "x").unwrap_err()), FAILED),
         (ReceiveError::WrongHistory(timeline()), FAILED),

@@ -1,6 +1,7 @@
 //! What people and scripts see: tables, JSON, progress, and lines to copy.
 
 pub(super) mod check;
+pub(super) mod fork;
 pub(super) mod health;
 pub(super) mod index;
 pub(super) mod list;

@@ -95,6 +95,12 @@ async fn check_cluster(config: &Config, cluster: &ClusterConfig, around: &CliCon
         }
     };
     if let Some(archive) = &archive {
+        match archive.unresolved_forks().await {
+            Ok(forks) => {
+                forks.iter().for_each(|known| findings.add_bad("fork", known.describe(cluster.name.as_str())));
+            }
+            Err(error) => findings.add_error("fork", error),
+        }
         probe::check_repositories(archive.vault(), |name| archive.layout().probe(name), &mut findings).await;
         if let Some(spool) = Spool::existing(&config.state_dir, archive) {
             let identity = archive.identity().await.ok().flatten();

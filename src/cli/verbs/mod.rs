@@ -3,6 +3,7 @@
 pub(super) mod archive_get;
 pub(super) mod archive_push;
 pub(super) mod check;
+pub(super) mod fork;
 pub(super) mod health;
 pub(super) mod index;
 pub(super) mod init;

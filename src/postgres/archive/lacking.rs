@@ -23,7 +23,7 @@ const LOOK_BACK_SEGMENTS: u64 = 64;
 
 impl Archive {
     /// What the repository `target` lacks of what the others have: of WAL, what sorts after `cursor`. Backups,
-    /// histories and gaps are few and always compared.
+    /// histories, gaps and forks are few and always compared.
     ///
     /// # Errors
     /// `target` or all others could not be listed.
@@ -91,7 +91,12 @@ impl Comparison {
             (Some(_), None) => self.add(ShipStage::Description, layout.identity(), SealedKind::Cluster),
             _ => {}
         }
-        for (prefix, kind) in [(layout.histories(), SealedKind::WalFile), (layout.gaps(), SealedKind::Gap)] {
+        let few = [
+            (layout.histories(), SealedKind::WalFile),
+            (layout.gaps(), SealedKind::Gap),
+            (layout.forks(), SealedKind::Fork),
+        ];
+        for (prefix, kind) in few {
             let (theirs, ours) = self.both(&prefix, None).await?;
             for object in theirs.into_iter().filter(|object| !ours.contains(&object.key)) {
                 self.add(ShipStage::Description, object.key, kind);

@@ -13,6 +13,9 @@ archive_name! {
     ClusterName
 }
 
+/// Ends the name of a decision; what precedes it is the name of the fork.
+const RESOLVED_SUFFIX: &str = ".resolved";
+
 /// What an object of a cluster is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClusterObject {
@@ -38,6 +41,20 @@ pub enum ClusterObject {
         start: Lsn,
         /// The position after the last byte lost.
         end: Lsn,
+    },
+    /// A server whose WAL differs from the archive.
+    Fork {
+        /// The timeline it is on.
+        timeline: TimelineId,
+        /// Where the server leaves the archive.
+        at: Lsn,
+    },
+    /// What an operator decided about a fork.
+    ForkResolution {
+        /// The fork's timeline.
+        timeline: TimelineId,
+        /// The fork's position.
+        at: Lsn,
     },
     /// WAL of a segment that still grows.
     Piece {
@@ -208,6 +225,24 @@ impl Layout {
         ObjectKey::from_parts(self.path_below(&format!("gap/{}/{}", timeline.hex(), format_range(start, end))))
     }
 
+    /// All recorded forks, and what was decided about them.
+    #[must_use]
+    pub fn forks(&self) -> KeyPrefix {
+        KeyPrefix::from_parts(self.path_below("fork"))
+    }
+
+    /// A fork on `timeline` at `at`.
+    #[must_use]
+    pub fn fork(&self, timeline: TimelineId, at: Lsn) -> ObjectKey {
+        ObjectKey::from_parts(self.path_below(&format!("fork/{}/{:016X}", timeline.hex(), at.get())))
+    }
+
+    /// What was decided about a fork.
+    #[must_use]
+    pub fn fork_resolution(&self, timeline: TimelineId, at: Lsn) -> ObjectKey {
+        ObjectKey::from_parts(self.path_below(&format!("fork/{}/{:016X}{RESOLVED_SUFFIX}", timeline.hex(), at.get())))
+    }
+
     /// All pieces of segments that still grow.
     #[must_use]
     pub fn pieces(&self) -> KeyPrefix {
@@ -248,6 +283,8 @@ impl Layout {
             ClusterObject::Expired(label) => self.expired_manifest(label),
             ClusterObject::Pack(id) => self.pack(id),
             ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
+            ClusterObject::Fork { timeline, at } => Ok(self.fork(*timeline, *at)),
+            ClusterObject::ForkResolution { timeline, at } => Ok(self.fork_resolution(*timeline, *at)),
             ClusterObject::Piece { timeline, start, end } => Ok(self.piece(*timeline, *start, *end)),
             ClusterObject::Probe(name) => self.probe(name),
         }
@@ -272,6 +309,15 @@ impl Layout {
                 let (timeline, start, end) = parse_range(timeline, range)?;
                 ClusterObject::Gap { timeline, start, end }
             }
+            ["fork", timeline, at] => {
+                let (at, resolved) = at.strip_suffix(RESOLVED_SUFFIX).map_or((*at, false), |at| (at, true));
+                let (timeline, at) = (parse_timeline(timeline)?, Lsn::new(parse_hex(at, 16)?));
+                if resolved {
+                    ClusterObject::ForkResolution { timeline, at }
+                } else {
+                    ClusterObject::Fork { timeline, at }
+                }
+            }
             ["piece", timeline, range] => {
                 let (timeline, start, end) = parse_range(timeline, range)?;
                 ClusterObject::Piece { timeline, start, end }
@@ -291,8 +337,11 @@ fn format_range(start: Lsn, end: Lsn) -> String {
 /// A timeline and a range of it, as names have them.
 fn parse_range(timeline: &str, range: &str) -> Option<(TimelineId, Lsn, Lsn)> {
     let (start, end) = range.split_once('-')?;
-    let timeline = TimelineId::new(u32::try_from(parse_hex(timeline, 8)?).ok()?)?;
-    Some((timeline, Lsn::new(parse_hex(start, 16)?), Lsn::new(parse_hex(end, 16)?)))
+    Some((parse_timeline(timeline)?, Lsn::new(parse_hex(start, 16)?), Lsn::new(parse_hex(end, 16)?)))
+}
+
+fn parse_timeline(timeline: &str) -> Option<TimelineId> {
+    TimelineId::new(u32::try_from(parse_hex(timeline, 8)?).ok()?)
 }
 
 /// `digits` upper-case hexadecimal digits.
@@ -353,6 +402,9 @@ mod tests {
             },
             "main/piece/0000000A/0000000100000000-0000000100002000",
         );
+        let (timeline, at) = (TimelineId::new(10).unwrap(), Lsn::new(0x1_0000_2000));
+        check(ClusterObject::Fork { timeline, at }, "main/fork/0000000A/0000000100002000");
+        check(ClusterObject::ForkResolution { timeline, at }, "main/fork/0000000A/0000000100002000.resolved");
         check(ClusterObject::Probe("x1".into()), "main/probe/x1");
     }
 
@@ -370,6 +422,8 @@ mod tests {
             "main/history/custom.file.1",
             "main/pack/ac/ab12",
             "main/gap/0000000A/1-2",
+            "main/fork/0000000A/100002000",
+            "main/fork/0000000A/0000000100002000.resolved.resolved",
             "main/gap/00000000/0000000100000000-FFFFFFFFFFFFFFFF",
         ] {
             assert_eq!(layout().object_of_key(&ObjectKey::parse(wrong).unwrap()), None, "{wrong}");

@@ -24,6 +24,7 @@ pub mod wal_file;
 mod wal_file_error;
 pub mod layout;
 pub mod gap;
+pub mod fork;
 mod error;
 pub mod clock_notes;
 pub mod beginning_source;

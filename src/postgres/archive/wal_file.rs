@@ -11,11 +11,13 @@ use std::thread;
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut};
 
-use super::Archive;
 use super::chunks;
+use super::fork::RecordedFork;
 use super::ingest::{IngestError, Ingested};
+use super::{Archive, ArchiveError};
 use crate::base::blocking::run_blocking;
 use crate::postgres::format::segment::WalFileName;
+use crate::vault::VaultError;
 
 pub use super::wal_file_error::WalFileError;
 
@@ -58,6 +60,21 @@ impl Archive {
         }
         let bytes = run_blocking(move || source.read()).await??;
         self.put_segment(segment, bytes).await
+    }
+
+    /// Records this machine's server as a fork, if the file at `path` is a segment that is archived with another
+    /// content.
+    ///
+    /// # Errors
+    /// As [`Archive::record_refused_segment`].
+    pub async fn record_refused_file(&self, path: &Path, name: &str) -> Result<Option<RecordedFork>, ArchiveError> {
+        let Some(WalFileName::Segment(segment)) = WalFileName::parse(name) else { return Ok(None) };
+        let path = path.to_owned();
+        let read = run_blocking(move || WalFileReader::open(path)?.read()).await.map_err(VaultError::from)?;
+        // A file that changed meanwhile proves nothing.
+        let Ok(bytes) = read else { return Ok(None) };
+        let server = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.record_refused_segment(segment, &bytes, server).await
     }
 }
 

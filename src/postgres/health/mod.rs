@@ -2,6 +2,7 @@
 
 pub(crate) mod unprotected_wal;
 mod facts;
+mod forks;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -107,7 +108,7 @@ pub async fn check_health(
     let facts =
         unprotected_wal::confirm_late(&**archive.vault().clock(), facts, current_inventory(archive, spool, places))
             .await?;
-    Ok(judge_facts(&facts))
+    Ok(forks::add_unresolved_forks(archive, judge_facts(&facts)).await)
 }
 
 /// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.

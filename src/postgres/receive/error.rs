@@ -6,6 +6,7 @@ use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
+use crate::postgres::archive::fork::{Fork, RecordedFork};
 use crate::postgres::archive::ingest::IngestError;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
@@ -74,6 +75,28 @@ pub enum ReceiveError {
         /// The only copy of what was received before.
         spool_file: PathBuf,
     },
+    /// The server's WAL on this timeline is not the archive's.
+    #[error(
+        "the server at {server} is a fork of the archive: its WAL on timeline {timeline} leaves the archive at {at}, and \
+            the archive reaches {archived_until}. Nothing was archived or acknowledged. {}",
+        if *.resolved {
+            "The fork is resolved in favour of the archive: give this server another archive name, or a new timeline"
+        } else {
+            "See walkeep fork list, and \"A server that was set back\" in the guide"
+        }
+    )]
+    Forked {
+        /// Which server.
+        server: String,
+        /// On which timeline.
+        timeline: TimelineId,
+        /// Where it leaves the archive.
+        at: Lsn,
+        /// How far the archive reaches.
+        archived_until: Lsn,
+        /// Whether an operator has decided.
+        resolved: bool,
+    },
     /// The server has less WAL than we do.
     #[error(
         "the server ends before {at} on timeline {timeline}, which was received from it earlier: it was set back to an older state, or another server \
@@ -102,14 +125,14 @@ impl HasKind for ReceiveError {
             ReceiveError::Replication(error) => error.kind(),
             ReceiveError::Archive(error) => error.kind(),
             ReceiveError::Ingest(error) => error.kind(),
-            // A standby that lags catches up. A primary that was set back does not, but asking again loses nothing.
+            // A standby that lags catches up.
             ReceiveError::ServerBehind { .. } => ErrorKind::Unavailable,
             // After a failed fsync the content of the disk is unknown: this process must not continue with it.
             ReceiveError::Spool(error) => error.kind(),
+            ReceiveError::Forked { .. } | ReceiveError::Diverged { .. } => ErrorKind::Integrity,
             ReceiveError::WrongSystem { .. }
             | ReceiveError::WrongSize { .. }
             | ReceiveError::Assemble { .. }
-            | ReceiveError::Diverged { .. }
             | ReceiveError::History(_)
             | ReceiveError::WrongHistory(_)
             | ReceiveError::WorkerLost => ErrorKind::Failed,
@@ -124,6 +147,11 @@ impl From<vault::VaultError> for ReceiveError {
 }
 
 impl ReceiveError {
+    pub(super) fn forked(server: String, recorded: &RecordedFork) -> ReceiveError {
+        let Fork { timeline, at, archived_until, .. } = recorded.fork;
+        ReceiveError::Forked { server, timeline, at, archived_until, resolved: recorded.resolution.is_some() }
+    }
+
     /// Whether connecting again may help.
     #[must_use]
     pub fn class(&self) -> ErrorClass {

@@ -194,11 +194,18 @@ impl TimelineIntake {
 
     fn assemble_error(&self, source: AssembleError) -> ReceiveError {
         let timeline = self.timeline;
-        let AssembleError::Differs { at } = source else { return ReceiveError::Assemble { timeline, source } };
-        match SegmentName::new(timeline, self.size.segment_of(at), self.size) {
-            Some(name) => ReceiveError::Diverged { timeline, at, spool_file: self.spool.path(name) },
-            None => ReceiveError::Assemble { timeline, source },
+        match source {
+            AssembleError::Differs { at } => self.diverged_error(at),
+            source => ReceiveError::Assemble { timeline, source },
         }
+    }
+
+    /// The server's WAL is another one from `at` on than what was received of the segment under way.
+    pub(super) fn diverged_error(&self, at: Lsn) -> ReceiveError {
+        let number = self.size.segment_of(self.position());
+        let spool_file =
+            SegmentName::new(self.timeline, number, self.size).map(|name| self.spool.path(name)).unwrap_or_default();
+        ReceiveError::Diverged { timeline: self.timeline, at, spool_file }
     }
 
     /// The segment under way, if it is worth copying: when the server has the rest of it, it will soon be whole.

@@ -53,6 +53,7 @@ pub mod acknowledge;
 mod resume_context;
 mod resume;
 mod archived_path;
+mod comparison;
 mod slot;
 mod error;
 mod settings;
@@ -75,12 +76,14 @@ pub use settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 
 use crate::base::clock::{Clock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
+use crate::postgres::archive::fork::{Fork, RecordedFork};
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{Archive, ArchiveError, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::wire::{self, NextTimeline, ReplicationConnection, SlotName, StartedReplication};
+use comparison::{ComparedWal, ForkCause, FoundFork, Verdict};
 use followers::Followers;
 use intake::{IntakeStart, SpoolScope, TimelineIntake};
 use piece_copies::PieceCopies;
@@ -97,6 +100,9 @@ const RECONNECT_POLICY: RetryPolicy =
 
 /// How long a clean end may take: what is on its way to the repository, and the server's farewell.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A beginning of a segment that is shorter may be a page's header alone, which proves nothing.
+const MIN_COMPARED_BYTES: usize = 8192;
 
 /// How long the server may take to say farewell, if we are to stop: nothing depends on it any more.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -242,7 +248,13 @@ impl Receiver<'_> {
             return self.outcome(false);
         }
         let (mut connection, mut known) = unless_stopped(&self.shutdown, Box::pin(self.connect(clock))).await?;
+        if let Some(compared) = self.compare_kept(connection, &known, clock).await? {
+            connection = compared;
+        } else {
+            (connection, known) = unless_stopped(&self.shutdown, Box::pin(self.connect(clock))).await?;
+        }
         self.prepare_resume(&known).await?;
+        self.compare_end(&known).await?;
         loop {
             let next = match self.stream_timeline(connection, &known, clock).await {
                 Ok(StreamOutcome::Finished(finished)) => return Ok(finished),
@@ -260,6 +272,11 @@ impl Receiver<'_> {
                 Err(ReceiveError::Replication(error)) if error.is_ahead_of_server() => {
                     return Err(self.server_behind_error());
                 }
+                Err(error @ ReceiveError::Diverged { timeline, at, .. }) => {
+                    let kept_until = self.state.as_ref().map_or(at, |state| state.intake.position());
+                    self.record_fork(&known, FoundFork { timeline, at, kept_until, cause: ForkCause::Differs }).await;
+                    return Err(error);
+                }
                 Err(error) => return Err(error),
             };
             let learned = resume::learn_path(&mut connection, self.archive, next.timeline);
@@ -271,6 +288,7 @@ impl Receiver<'_> {
     /// Connects, and learns which cluster this is, on which timelines, with which slot.
     async fn connect(&self, clock: &dyn Clock) -> Result<(ReplicationConnection, ResumeContext), ReceiveError> {
         let mut connection = ReplicationConnection::connect(&self.settings.conninfo).await?;
+        let standby = connection.is_in_recovery().await?;
         let identity = connection.identify_system().await?;
         let size = connection.segment_size().await?;
         if let Some(expected) = self.known_identity().await? {
@@ -287,7 +305,74 @@ impl Receiver<'_> {
             None => None,
         };
         let path = resume::learn_path(&mut connection, self.archive, identity.timeline).await?;
-        Ok((connection, ResumeContext { identity, size, path, slot }))
+        let server = connection.peer().to_owned();
+        Ok((connection, ResumeContext { identity, standby, server, size, path, slot }))
+    }
+
+    /// Compares the server with the last whole segment that is kept. While something of the segment under way is in
+    /// memory, that is compared with the stream and suffices. The connection is returned if it can be used for more.
+    async fn compare_kept(
+        &self,
+        connection: ReplicationConnection,
+        known: &ResumeContext,
+        clock: &dyn Clock,
+    ) -> Result<Option<ReplicationConnection>, ReceiveError> {
+        let begun = self.state.as_ref().and_then(|state| state.intake.unfinished_segment());
+        if begun.is_some_and(|segment| segment.bytes.len() >= MIN_COMPARED_BYTES) {
+            return Ok(Some(connection));
+        }
+        let spool = self.state.is_none().then_some(&self.spool);
+        let compared = ComparedWal { archive: self.archive, spool, known, clock };
+        let comparison = unless_stopped(&self.shutdown, Box::pin(compared.compare(connection))).await?;
+        match comparison.verdict {
+            Verdict::Equal => {}
+            Verdict::Unknown(timeline) => {
+                tracing::debug!(%timeline, server = known.server, "the server no longer has the last archived segment");
+                let forks = self.archive.forks().await?;
+                // What another server did is no reason to refuse this one.
+                let is_of_server = |recorded: &&RecordedFork| {
+                    recorded.fork.timeline == timeline && recorded.fork.server == known.server
+                };
+                if let Some(recorded) = forks.iter().find(is_of_server) {
+                    return Err(ReceiveError::forked(known.server.clone(), recorded));
+                }
+            }
+            Verdict::Fork(found) => return Err(self.refuse_fork(known, found).await),
+        }
+        Ok(comparison.connection)
+    }
+
+    /// Refuses a primary that has less than what was received of the segment under way.
+    async fn compare_end(&self, known: &ResumeContext) -> Result<(), ReceiveError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let (timeline, kept_until, at) = (state.intake.timeline(), state.intake.position(), known.identity.flushed);
+        let begun = state.intake.unfinished_segment().is_some_and(|segment| !segment.bytes.is_empty());
+        if known.standby || !begun || timeline != known.identity.timeline || at >= kept_until {
+            return Ok(());
+        }
+        let found = FoundFork { timeline, at, kept_until, cause: ForkCause::Behind };
+        self.record_fork(known, found).await;
+        Err(state.intake.diverged_error(at))
+    }
+
+    /// The error that refuses the server. The fork is recorded before, and the refusal stays if that fails.
+    async fn refuse_fork(&self, known: &ResumeContext, found: FoundFork) -> ReceiveError {
+        let fork = fork_record(self.archive, known, found);
+        let recorded = self.record_fork(known, found).await;
+        ReceiveError::forked(known.server.clone(), &recorded.unwrap_or(RecordedFork { fork, resolution: None }))
+    }
+
+    async fn record_fork(&self, known: &ResumeContext, found: FoundFork) -> Option<RecordedFork> {
+        match self.archive.record_fork(fork_record(self.archive, known, found)).await {
+            Ok(recorded) => {
+                tracing::error!(server = known.server, "{}", recorded.describe(self.archive.cluster().as_str()));
+                Some(recorded)
+            }
+            Err(error) => {
+                tracing::error!(server = known.server, %error, "a fork of the archive cannot be recorded");
+                None
+            }
+        }
     }
 
     /// What the archive is, as far as the repositories that can be reached know.
@@ -510,6 +595,18 @@ async fn open_stream(
     let standby = connection.is_in_recovery().await?;
     let started = connection.start_physical(slot, from, timeline).await?;
     Ok(OpenedStream { started, standby, sender_timeout })
+}
+
+fn fork_record(archive: &Archive, known: &ResumeContext, found: FoundFork) -> Fork {
+    Fork {
+        system_id: known.identity.system_id,
+        timeline: found.timeline,
+        at: found.at,
+        archived_until: found.kept_until,
+        noticed_at: archive.vault().clock().now(),
+        server: known.server.clone(),
+        reason: found.reason(),
+    }
 }
 
 /// What `work` gives, unless we are to stop first: then it is dropped, and must have done nothing by halves.

@@ -8,6 +8,10 @@ use crate::postgres::wire::{ReplicationSlot, SystemIdentity};
 #[derive(Debug)]
 pub(super) struct ResumeContext {
     pub(super) identity: SystemIdentity,
+    /// Whether it is in recovery. Asked before the identity, so that a primary's position is its own.
+    pub(super) standby: bool,
+    /// Which server this is, for messages.
+    pub(super) server: String,
     pub(super) size: SegmentSize,
     /// The server's timelines, up to its own.
     pub(super) path: TimelinePath,

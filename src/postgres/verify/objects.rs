@@ -10,6 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{BackupWal, ClusterVerifyError, MEMORY_BUDGET_MIB, RepositoryVerifier};
 use crate::base::blocking::run_blocking;
 use crate::postgres::archive::ArchiveIdentity;
+use crate::postgres::archive::fork::{Fork, ForkResolution};
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::archive::manifest::BackupSummary;
@@ -159,6 +160,7 @@ fn check_object(
         ClusterObject::Probe(_) => SealedKind::Probe,
         ClusterObject::Names(_) => SealedKind::Names,
         ClusterObject::Piece { .. } => SealedKind::Piece,
+        ClusterObject::Fork { .. } | ClusterObject::ForkResolution { .. } => SealedKind::Fork,
     };
     let opened = open_checked(sealed, key, bytes, protection)?;
     match kind {
@@ -171,6 +173,12 @@ fn check_object(
         ClusterObject::Gap { .. } => {
             serde_json::from_slice(&opened.plain).map(VerifiedObject::Gap).map_err(|e| e.to_string())
         }
+        ClusterObject::Fork { .. } => {
+            serde_json::from_slice::<Fork>(&opened.plain).map(|_| VerifiedObject::Other).map_err(|e| e.to_string())
+        }
+        ClusterObject::ForkResolution { .. } => serde_json::from_slice::<ForkResolution>(&opened.plain)
+            .map(|_| VerifiedObject::Other)
+            .map_err(|e| e.to_string()),
         ClusterObject::Identity => serde_json::from_slice::<ArchiveIdentity>(&opened.plain)
             .map(|_| VerifiedObject::Other)
             .map_err(|e| e.to_string()),

@@ -31,10 +31,12 @@ pub enum SealedKind {
     Names,
     /// WAL of a segment that still grows.
     Piece,
+    /// A server whose WAL differs from the archive, or what was decided about it.
+    Fork,
 }
 
 impl SealedKind {
-    const ALL: [SealedKind; 13] = [
+    const ALL: [SealedKind; 14] = [
         SealedKind::Wal,
         SealedKind::WalFile,
         SealedKind::Cluster,
@@ -48,6 +50,7 @@ impl SealedKind {
         SealedKind::Instance,
         SealedKind::Names,
         SealedKind::Piece,
+        SealedKind::Fork,
     ];
 
     pub(super) const fn code(self) -> u8 {
@@ -65,6 +68,7 @@ impl SealedKind {
             SealedKind::Instance => 11,
             SealedKind::Names => 12,
             SealedKind::Piece => 13,
+            SealedKind::Fork => 14,
         }
     }
 
@@ -89,7 +93,9 @@ impl SealedKind {
             SealedKind::Commands => 1 << 30,
             // Some 150 bytes a relation: seven million of them.
             SealedKind::Names => 1 << 30,
-            SealedKind::Cluster | SealedKind::Gap | SealedKind::Probe | SealedKind::Instance => 1 << 20,
+            SealedKind::Cluster | SealedKind::Gap | SealedKind::Probe | SealedKind::Instance | SealedKind::Fork => {
+                1 << 20
+            }
         }
     }
 }
@@ -109,6 +115,7 @@ impl fmt::Display for SealedKind {
             SealedKind::Commands => "Redis command stream",
             SealedKind::Instance => "instance description",
             SealedKind::Piece => "piece of WAL",
+            SealedKind::Fork => "fork record",
             SealedKind::Names => "list of names",
         })
     }

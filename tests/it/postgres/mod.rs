@@ -21,6 +21,8 @@ mod receive_slot;
 mod receive_silence;
 /// Two repositories of which one is unreachable.
 mod followers;
+/// Servers that were set back, cloned, or only restarted: what is refused, and what is not.
+mod forks;
 /// What the receiver acknowledged, after server and receiver crashed together.
 mod receive_spool;
 /// The segment under way in the repository.

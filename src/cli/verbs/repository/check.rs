@@ -14,7 +14,7 @@ use crate::cli::exit::{self, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::repository::{CheckedRepository, LackingSummary, RepositoryCheckJson, print_checked};
 use crate::config::Config;
-use crate::postgres::archive::lacking::SeedScope;
+use crate::vault::shipper::SeedScope;
 use crate::vault::Vault;
 
 /// Prove that a repository works and lacks nothing
@@ -66,7 +66,7 @@ async fn check_repository<'c>(config: &'c Config, vault: &Arc<Vault>, name: &'c 
         return checked;
     }
     for archive in compared_archives::all(config) {
-        match archive.lacking(vault, name, SeedScope::All).await {
+        match archive.lacking(vault, name, SeedScope::default()).await {
             Ok(found) => checked.add_lacking(LackingSummary::new(archive.name(), found.as_ref())),
             Err(error) => checked.fail(exit::exit_code(&error), exit::error_line(&error)),
         }

@@ -7,9 +7,9 @@ use anyhow::Context;
 use crate::cli::exit::{self, CliError, CliExitCode};
 use crate::config::{ClusterConfig, Config, InstanceConfig};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::lacking::SeedScope;
+use crate::redis;
 use crate::vault::Vault;
-use crate::vault::shipper::Lacking;
+use crate::vault::shipper::{Lacking, SeedScope};
 
 /// A cluster or a Redis instance in the repositories.
 #[derive(Clone, Copy, Debug)]
@@ -32,24 +32,27 @@ impl<'c> ComparedArchive<'c> {
         }
     }
 
-    /// What the repository lacks of it, compared with the others of the vault. `None` if it cannot be compared yet.
+    /// What the repository lacks of it, compared with the others of the vault.
     pub(super) async fn lacking(
         &self,
         vault: &Arc<Vault>,
         repository: &str,
         scope: SeedScope,
-    ) -> anyhow::Result<Option<Lacking>> {
+    ) -> anyhow::Result<Lacking> {
         let name = self.name();
         match self {
             ComparedArchive::Cluster(cluster) => {
                 let archive = Archive::new(Arc::clone(vault), cluster.name.clone());
                 let lacking = Box::pin(archive.lacking(repository, None, scope)).await;
                 let lacking = lacking.with_context(|| format!("cannot compare {name} in {repository} with the others"));
-                Ok(Some(lacking.map_err(as_unreachable)?))
+                Ok(lacking.map_err(as_unreachable)?)
             }
-            // The one place where a comparison of Redis instances is to be called: `redis::archive::Archive::lacking`,
-            // with the same arguments and the same result.
-            ComparedArchive::Instance(_instance) => Ok(None),
+            ComparedArchive::Instance(instance) => {
+                let archive = redis::archive::Archive::new(Arc::clone(vault), instance.name.clone());
+                let lacking = Box::pin(archive.lacking(repository, scope)).await;
+                let lacking = lacking.with_context(|| format!("cannot compare {name} in {repository} with the others"));
+                Ok(lacking.map_err(as_unreachable)?)
+            }
         }
     }
 }

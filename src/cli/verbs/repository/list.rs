@@ -12,7 +12,7 @@ use crate::cli::exit::{self, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::repository::{LackingSummary, ListedRepository, RepositoryListJson, print_list};
 use crate::config::{Config, RepositoryConfig};
-use crate::postgres::archive::lacking::SeedScope;
+use crate::vault::shipper::SeedScope;
 use crate::vault::Vault;
 
 /// Show each repository, and what it lacks compared with the others
@@ -52,7 +52,7 @@ async fn listed_repository<'c>(
     let mut lacking = Vec::new();
     if unreachable.is_none() && config.repositories.len() > 1 {
         for archive in compared_archives::all(config) {
-            let found = archive.lacking(vault, name, SeedScope::All).await;
+            let found = archive.lacking(vault, name, SeedScope::default()).await;
             let summary = match found {
                 Ok(found) => LackingSummary::new(archive.name(), found.as_ref()),
                 Err(error) => LackingSummary::failed(archive.name(), exit::error_line(&error)),

@@ -13,7 +13,7 @@ use crate::cli::exit::{CliError, CliExitCode, FailureTally};
 use crate::cli::open;
 use crate::cli::show::progress::ProgressDisplay;
 use crate::cli::show::repository::{SyncJson, SyncedArchive, print_synced};
-use crate::postgres::archive::lacking::SeedScope;
+use crate::vault::shipper::SeedScope;
 use crate::vault::Vault;
 use crate::vault::shipper::sync::{SyncProgress, SyncReport, sync_repository};
 
