@@ -1,5 +1,5 @@
-//! `archive_command`: one file of `pg_wal` into the archive. A segment that is archived with another content is refused,
-//! and its server is recorded as a fork.
+//! `archive_command`: one file of `pg_wal` into the archive. A segment that is archived with another content is
+//! refused, and its server is recorded as a fork.
 //!
 //! Success means durable in every repository. PostgreSQL takes exit codes 1 to 125 as "try again later", and
 //! `archive-push` never exits with another one after a failure (TRAPS 5).

@@ -126,11 +126,11 @@ async fn resolve(args: &ForkResolveArgs, around: &CliContext) -> anyhow::Result<
 fn explain_keep_server(name: &str, fork: &Fork) -> String {
     let (timeline, at) = (fork.timeline, fork.at);
     format!(
-        "walkeep never overwrites archived WAL, so it cannot keep the server's WAL of timeline {timeline} under the name \
-            {name}. Archive the server under another name: add a section [postgres.NEW-NAME] with its connection, start \
-            walkeep receive NEW-NAME, and take a backup with walkeep backup postgres NEW-NAME. If the server has written \
-            nothing since it was set back, you can set it back again, create standby.signal before its first start and \
-            run SELECT pg_promote(): it then begins a new timeline, which {name} accepts. After either, run walkeep fork \
-            resolve {name} --timeline {timeline} --at {at} --keep archive"
+        "walkeep never overwrites archived WAL, so it cannot keep the server's WAL of timeline {timeline} under the \
+            name {name}. Archive the server under another name: add a section [postgres.NEW-NAME] with its \
+            connection, start walkeep receive NEW-NAME, and take a backup with walkeep backup postgres NEW-NAME. If \
+            the server has written nothing since it was set back, you can set it back again, create standby.signal \
+            before its first start and run SELECT pg_promote(): it then begins a new timeline, which {name} accepts. \
+            After either, run walkeep fork resolve {name} --timeline {timeline} --at {at} --keep archive"
     )
 }

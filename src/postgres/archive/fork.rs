@@ -152,7 +152,7 @@ impl Archive {
         Ok(forks.into_iter().map(with_resolution).collect())
     }
 
-    /// The forks that nobody has decided about.
+    /// The forks without a decision.
     ///
     /// # Errors
     /// As [`Archive::forks`].

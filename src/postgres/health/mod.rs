@@ -58,6 +58,13 @@ impl HealthReport {
         let findings = vec![Finding { level: FindingLevel::Bad, subject: "archive", text: why }];
         HealthReport { cluster: cluster.to_owned(), findings, ..HealthReport::default() }
     }
+
+    /// The same with bad findings, which are shown before all others.
+    fn with_bad_findings(mut self, mut findings: Vec<Finding>) -> HealthReport {
+        self.healthy &= findings.is_empty();
+        findings.append(&mut self.findings);
+        HealthReport { findings, ..self }
+    }
 }
 
 /// Where to look besides the archive.
@@ -108,7 +115,7 @@ pub async fn check_health(
     let facts =
         unprotected_wal::confirm_late(&**archive.vault().clock(), facts, current_inventory(archive, spool, places))
             .await?;
-    Ok(forks::add_unresolved_forks(archive, judge_facts(&facts)).await)
+    Ok(judge_facts(&facts).with_bad_findings(forks::find_unresolved_forks(archive).await))
 }
 
 /// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.

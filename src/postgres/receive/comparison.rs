@@ -16,9 +16,9 @@
 //! A timeline's segment in which the next timeline begins is not on the server's path and is not compared. So a server
 //! that was set back and promoted before it wrote anything is accepted.
 //!
-//! If the server no longer has the segment, nothing can be compared: a slot holds WAL from the acknowledged position on,
-//! and the segment before that may be removed. This alone is no reason to refuse the server. It is one if this server is
-//! recorded as a fork on the timeline.
+//! If the server no longer has the segment, nothing can be compared: a slot holds WAL from the acknowledged position
+//! on, and the segment before that may be removed. This alone is no reason to refuse the server. It is one if this
+//! server is recorded as a fork on the timeline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A segment before a timeline's end is looked for among so many.
 const LOOK_BACK_SEGMENTS: u64 = 64;
 
-/// What came of a comparison.
+/// The result of a comparison.
 #[derive(Debug)]
 pub(super) struct Comparison {
     /// The connection, if it can be used for more.
@@ -196,7 +196,7 @@ impl ComparedWal<'_> {
             })),
             Err(ArchiveError::Vault(error)) if error.may_pass() => Err(ArchiveError::Vault(error).into()),
             Err(error) => {
-                tracing::error!(segment = %name, %error, "the last archived segment cannot be compared with the server");
+                tracing::error!(segment = %name, %error, "the archived segment cannot be compared with the server");
                 Ok(None)
             }
         }

@@ -77,8 +77,8 @@ pub enum ReceiveError {
     },
     /// The server's WAL on this timeline is not the archive's.
     #[error(
-        "the server at {server} is a fork of the archive: its WAL on timeline {timeline} leaves the archive at {at}, and \
-            the archive reaches {archived_until}. Nothing was archived or acknowledged. {}",
+        "the server at {server} is a fork of the archive: its WAL on timeline {timeline} leaves the archive at {at}, \
+            and the archive reaches {archived_until}. Nothing was archived or acknowledged. {}",
         if *.resolved {
             "The fork is resolved in favour of the archive: give this server another archive name, or a new timeline"
         } else {
