@@ -3,11 +3,25 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Serialize, Serializer};
+
 use super::error::VaultError;
 
 /// Repositories that could not be asked, by name, each with what was in the way.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UnreachableRepositories(BTreeMap<String, String>);
+
+impl Serialize for UnreachableRepositories {
+    /// A list of objects with `repository` and `why`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Unreachable<'r> {
+            repository: &'r str,
+            why: &'r str,
+        }
+        serializer.collect_seq(self.iter().map(|(repository, why)| Unreachable { repository, why }))
+    }
+}
 
 impl UnreachableRepositories {
     pub(crate) fn insert(&mut self, unasked: impl IntoIterator<Item = (String, String)>) {
@@ -16,6 +30,16 @@ impl UnreachableRepositories {
             let why = why.strip_prefix(&prefix).map(str::to_owned).unwrap_or(why);
             self.0.entry(name).or_insert(why);
         }
+    }
+
+    pub(crate) fn insert_error(&mut self, repository: &str, error: &impl std::fmt::Display) {
+        self.insert([(repository.to_owned(), error.to_string())]);
+    }
+
+    /// Whether all were asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn merge(&mut self, more: &UnreachableRepositories) {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::error_kind::{ErrorKind, HasKind};
-use crate::vault;
 use crate::vault::repository;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::{self, ObjectBinding, ObjectEncryption, OpenedObject, SealedKind};
+use crate::vault::{self, UnreachableRepositories, Vault, VaultError};
 
 /// What to verify.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,33 @@ pub enum VerifyError {
         /// What was asked for.
         label: String,
     },
+}
+
+impl VerifyError {
+    /// Whether a repository does not answer, so that only the others can be verified.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            VerifyError::Repository { name, source } => {
+                VaultError::Repository { name: name.clone(), source: Arc::clone(source) }.may_pass()
+            }
+            VerifyError::Vault(error) => error.may_pass(),
+            VerifyError::UnknownBackup { .. } => false,
+        }
+    }
+}
+
+/// The repositories that are not open. One whose keys are damaged was reached, so it is damage.
+pub(crate) fn sort_unopened(vault: &Vault) -> (UnreachableRepositories, Vec<DamagedObject>) {
+    let (mut unreachable, mut damage) = (UnreachableRepositories::default(), Vec::new());
+    for (name, error) in vault.unreachable() {
+        if error.is_integrity() {
+            let (repository, object) = (name.to_owned(), "keys".to_owned());
+            damage.push(DamagedObject { repository, object, what: error.to_string() });
+        } else {
+            unreachable.insert_error(name, &error);
+        }
+    }
+    (unreachable, damage)
 }
 
 impl HasKind for VerifyError {

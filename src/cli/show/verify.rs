@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration, format_number};
-use crate::postgres::archive::inventory::MissingWal;
-use crate::postgres::verify::{self, VerifyReport};
+use crate::postgres::verify::{self, RepositoryGap, VerifyReport};
 use crate::redis::verify::{InstanceObjectCounts as InstanceCounts, InstanceVerifyReport};
+use crate::vault::UnreachableRepositories;
+use crate::vault::verify::DamagedObject;
 
 /// What `--json` prints of a cluster.
 #[derive(serde::Serialize)]
@@ -53,21 +54,16 @@ pub(in crate::cli) fn print_instance(
     took: Duration,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    print_verdict(name, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
+    let read = report.repositories.iter().map(|counts| counts.bytes).sum();
+    print_verdict(name, (report.is_whole(), report.unreachable.is_empty()), read, took, out)?;
     let row = |counts: &InstanceCounts| {
         let [snapshots, parts, stretches] = [counts.snapshots, counts.parts, counts.stretches].map(format_number);
         [counts.repository.clone(), snapshots, parts, stretches, format_bytes(counts.bytes)]
     };
     let rows: Vec<_> = report.repositories.iter().map(row).collect();
     out.print_table(["repository", ">snapshots", ">parts", ">stretches of commands", ">read"], &rows)?;
-    for damage in &report.damage {
-        let (repository, object) = (&damage.repository, &damage.object);
-        out.print_line(format!(
-            "  {}  {object} in {repository}: {}",
-            out.style(TextTone::Bad, "damaged"),
-            damage.what
-        ))?;
-    }
+    print_unreachable(&report.unreachable, out)?;
+    print_damage(&report.damage, out)?;
     for hole in &report.holes {
         out.print_line(format!("  {}  in {}: {}", out.style(TextTone::Bad, "missing"), hole.repository, hole.what))?;
     }
@@ -81,11 +77,35 @@ pub(in crate::cli) fn print_instance(
     Ok(())
 }
 
-fn print_verdict(name: &str, whole: bool, read: u64, took: Duration, out: &TerminalOutput) -> anyhow::Result<()> {
-    let verdict = if whole {
-        out.style(TextTone::Good, "everything is there and right")
-    } else {
-        out.style(TextTone::Bad, "NOT WHOLE")
+/// Repositories about which nothing is known.
+fn print_unreachable(unreachable: &UnreachableRepositories, out: &TerminalOutput) -> anyhow::Result<()> {
+    for (repository, why) in unreachable.iter() {
+        let mark = out.style(TextTone::Bad, "unreachable");
+        out.print_line(format!("  {mark}  repository {repository} was NOT verified: {why}"))?;
+    }
+    Ok(())
+}
+
+fn print_damage(found: &[DamagedObject], out: &TerminalOutput) -> anyhow::Result<()> {
+    for damage in found {
+        let (repository, object) = (&damage.repository, &damage.object);
+        let mark = out.style(TextTone::Bad, "damaged");
+        out.print_line(format!("  {mark}  {object} in {repository}: {}", damage.what))?;
+    }
+    Ok(())
+}
+
+fn print_verdict(
+    name: &str,
+    (whole, complete): (bool, bool),
+    read: u64,
+    took: Duration,
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    let verdict = match (whole, complete) {
+        (true, true) => out.style(TextTone::Good, "everything is there and right"),
+        (true, false) => out.style(TextTone::Bad, "NOT ALL VERIFIED; what was verified is there and right"),
+        (false, _) => out.style(TextTone::Bad, "NOT WHOLE"),
     };
     out.print_line(format!(
         "{}: {verdict}, {} read in {}",
@@ -102,7 +122,8 @@ pub(in crate::cli) fn print_cluster(
     took: Duration,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    print_verdict(cluster, report.is_whole(), report.repositories.iter().map(|counts| counts.bytes).sum(), took, out)?;
+    let read = report.repositories.iter().map(|counts| counts.bytes).sum();
+    print_verdict(cluster, (report.is_whole(), report.is_complete()), read, took, out)?;
     let row = |counts: &verify::VerifyCounts| {
         let numbers = [counts.segments, counts.files, counts.backups, counts.packs, counts.chunks].map(format_number);
         let [segments, files, backups, packs, chunks] = numbers;
@@ -110,34 +131,40 @@ pub(in crate::cli) fn print_cluster(
     };
     let rows: Vec<_> = report.repositories.iter().map(row).collect();
     out.print_table(["repository", ">segments", ">files", ">backups", ">packs", ">chunks", ">read"], &rows)?;
-    for damage in &report.damage {
-        let (repository, object) = (&damage.repository, &damage.object);
-        out.print_line(format!(
-            "  {}  {object} in {repository}: {}",
-            out.style(TextTone::Bad, "damaged"),
-            damage.what
-        ))?;
+    print_unreachable(&report.unreachable, out)?;
+    print_damage(&report.damage, out)?;
+    for lacking in &report.lacking {
+        let mark = out.style(TextTone::Bad, "lacking");
+        out.print_line(format!("  {mark}  {} lacks {lacking}, which another repository has", lacking.repository))?;
     }
-    let gap = |gap: &MissingWal, what: &str, then: &str| {
-        let lost = format_bytes(gap.to_lsn.bytes_since(gap.from_lsn));
-        let (from, to, timeline, reason) = (gap.from_lsn, gap.to_lsn, gap.timeline, &gap.reason);
-        out.print_line(format!("  {what}      WAL from {from} to {to} on timeline {timeline}, {lost}: {reason}{then}"))
+    let gap = |RepositoryGap { repository, wal }: &RepositoryGap, what: &str, then: &str| {
+        let lost = format_bytes(wal.to_lsn.bytes_since(wal.from_lsn));
+        let (from, to, timeline, reason) = (wal.from_lsn, wal.to_lsn, wal.timeline, &wal.reason);
+        out.print_line(format!(
+            "  {what}      WAL from {from} to {to} on timeline {timeline} in {repository}, {lost}: {reason}{then}"
+        ))
     };
     report.gaps.iter().try_for_each(|missing| gap(missing, &out.style(TextTone::Bad, "gap"), ""))?;
     let bridged = |missing| gap(missing, &out.style(TextTone::Warning, "gap"), "; newer backups do without it");
     report.bridged.iter().try_for_each(bridged)?;
-    for label in &report.stranded {
+    for stranded in &report.stranded {
         out.print_line(format!(
-            "  {}  {label} cannot become consistent: WAL that it needs is missing",
-            out.style(TextTone::Bad, "useless")
+            "  {}  {} in {} cannot become consistent: WAL that it needs is missing there",
+            out.style(TextTone::Bad, "useless"),
+            stranded.label,
+            stranded.repository,
         ))?;
     }
     if !report.is_whole() {
-        let found = report.damage.len() + report.gaps.len() + report.stranded.len();
-        out.print_line(format!(
-            "\n{}; take a new backup, and look for the cause before anything is deleted",
-            format_count(found as u64, "finding")
-        ))?;
+        let what = if report.lacking.len() == report.count_findings() {
+            "run walkeep repository sync, which copies what one repository lacks from the others"
+        } else if report.lacking.is_empty() {
+            "take a new backup, and look for the cause before anything is deleted"
+        } else {
+            "run walkeep repository sync, which copies what one repository lacks from the others; if anything is left, \
+             take a new backup, and look for the cause before anything is deleted"
+        };
+        out.print_line(format!("\n{}; {what}", format_count(report.count_findings() as u64, "finding")))?;
     }
     Ok(())
 }

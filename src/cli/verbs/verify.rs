@@ -52,6 +52,7 @@ pub(in crate::cli) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow
     if clusters.is_empty() && instances.is_empty() {
         return Err(CliError::usage(format!("nothing is configured in {}", config.path.display())).into());
     }
+    let mut ending = VerifyEnding::default();
     let mut all = Vec::new();
     for cluster in clusters {
         let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
@@ -61,7 +62,9 @@ pub(in crate::cli) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow
         let report = report.with_context(|| format!("cannot verify {}", cluster.name))?;
         let took = around.clock.elapsed().saturating_sub(began);
         let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
-        let (archived, whole) = (read > 0 || !report.is_whole(), read > 0 && report.is_whole());
+        let (sound, complete) = (report.is_whole(), report.is_complete());
+        let (archived, whole) = (read > 0 || !sound || !complete, read > 0 && sound && complete);
+        ending.note(archived, sound, complete);
         if !args.json && archived {
             print_cluster(cluster.name.as_str(), &report, took, &around.output)?;
         } else if !args.json {
@@ -75,19 +78,37 @@ pub(in crate::cli) async fn run(args: VerifyArgs, around: &CliContext) -> anyhow
     }
     let mut redis = Vec::new();
     for instance in instances {
-        redis.push(verify_instance_and_show(&config, instance, &args, around).await?);
+        redis.push(verify_instance_and_show(&config, instance, &args, around, &mut ending).await?);
     }
     let whole = all.iter().all(|verified| verified.whole) && redis.iter().all(|verified| verified.whole);
     if args.json {
         around.output.print_json(&VerifyJson { whole, clusters: &all, instances: &redis })?;
     }
-    let damaged = all.iter().any(|verified| verified.archived && !verified.whole)
-        || redis.iter().any(|verified| verified.archived && !verified.whole);
-    Ok(match (whole, damaged) {
-        (true, _) => CliExitCode::Done,
-        (false, true) => CliExitCode::Integrity,
-        (false, false) => CliExitCode::NotFound,
-    })
+    Ok(ending.0)
+}
+
+/// The code to end with: the worst of what was found.
+struct VerifyEnding(CliExitCode);
+
+impl Default for VerifyEnding {
+    fn default() -> VerifyEnding {
+        VerifyEnding(CliExitCode::Done)
+    }
+}
+
+impl VerifyEnding {
+    /// Takes in what was found of one store. Damage outweighs a repository that was not looked at.
+    fn note(&mut self, archived: bool, sound: bool, complete: bool) {
+        let code = match (sound, complete, archived) {
+            (false, _, _) => CliExitCode::Integrity,
+            (true, false, _) => CliExitCode::Unavailable,
+            (true, true, false) => CliExitCode::NotFound,
+            (true, true, true) => CliExitCode::Done,
+        };
+        if code.severity() > self.0.severity() {
+            self.0 = code;
+        }
+    }
 }
 
 async fn verify_instance_and_show(
@@ -95,6 +116,7 @@ async fn verify_instance_and_show(
     of: &InstanceConfig,
     args: &VerifyArgs,
     around: &CliContext,
+    ending: &mut VerifyEnding,
 ) -> anyhow::Result<InstanceVerifyJson> {
     let instance = open::open_instance(config, of, around).await?;
     let options = VerifyOptions { backup: args.backup.clone() };
@@ -104,7 +126,9 @@ async fn verify_instance_and_show(
     let report = report.with_context(|| format!("cannot verify {}", of.name))?;
     let took = around.clock.elapsed().saturating_sub(began);
     let read: u64 = report.repositories.iter().map(|counts| counts.bytes).sum();
-    let (archived, whole) = (read > 0 || !report.is_whole(), read > 0 && report.is_whole());
+    let (sound, complete) = (report.is_whole(), report.unreachable.is_empty());
+    let (archived, whole) = (read > 0 || !sound || !complete, read > 0 && sound && complete);
+    ending.note(archived, sound, complete);
     if !args.json && archived {
         print_instance(of.name.as_str(), &report, took, &around.output)?;
     } else if !args.json {

@@ -14,13 +14,13 @@ use crate::vault::repository::ObjectInfo;
 
 /// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that
 /// is younger than this may be one that is on its way.
-const YOUNG_SEGMENT_AGE: SignedDuration = SignedDuration::from_mins(1);
+pub(super) const YOUNG_SEGMENT_AGE: SignedDuration = SignedDuration::from_mins(1);
 /// How long it is waited for.
-const LATE_SEGMENT_WAIT: Duration = Duration::from_secs(20);
+pub(super) const LATE_SEGMENT_WAIT: Duration = Duration::from_secs(20);
 /// How often it is looked for.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// The most segments that are looked for before one that is there: no receiver stores as many at the same time.
-const MAX_LATE_SEGMENTS: u64 = 64;
+pub(super) const MAX_LATE_SEGMENTS: u64 = 64;
 
 impl RepositoryVerifier<'_> {
     /// The segments that were on their way when the others were listed, as far as they came.

@@ -2,8 +2,12 @@
 //!
 //! Each object is fetched and opened, which checks every tag and checksum. A segment's records are read again and its
 //! digest compared with the one in its trailer; each chunk of each backup is compared with its name, and each file's
-//! hash is computed from its chunks. From the digests that proved right an index is made in memory, and by it the log
-//! is checked for holes and every backup for the log that it needs.
+//! hash is computed from its chunks. From the digests that proved right an index is made in memory, one for each
+//! repository, and by it the log is checked for holes and every backup for the log that it needs.
+//!
+//! Each repository is judged by itself, because each may be the only one left. What another repository has in its place
+//! does not count. Repositories are then compared by name ([`lacking`]). One that cannot be reached is reported, and the
+//! others are verified.
 //!
 //! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is
 //! not missed.
@@ -16,6 +20,7 @@ mod tests;
 mod concurrent_changes;
 mod objects;
 mod backups;
+mod lacking;
 
 use std::sync::Arc;
 
@@ -31,9 +36,12 @@ use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
 use crate::postgres::index::{self, InMemoryIndex, IndexEntry};
 use crate::postgres::wal::digest::SegmentDigest;
 use crate::vault;
+use crate::vault::UnreachableRepositories;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, Repository};
-use crate::vault::verify::{DamagedObject, VerifyOptions, VerifyProgress};
+use crate::vault::verify::{DamagedObject, VerifyOptions, VerifyProgress, sort_unopened};
+
+pub use lacking::{LackingKind, LackingObjects};
 
 /// Mebibytes that objects in flight may take, stored and opened together.
 pub const MEMORY_BUDGET_MIB: u32 = 256;
@@ -58,26 +66,61 @@ pub struct VerifyCounts {
 }
 
 /// What a verification found.
-#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, serde::Serialize)]
 pub struct VerifyReport {
     /// What each repository holds.
     pub repositories: Vec<VerifyCounts>,
+    /// Repositories that could not be verified.
+    pub unreachable: UnreachableRepositories,
     /// What is damaged, by repository and object.
     pub damage: Vec<DamagedObject>,
-    /// Log that is missing or damaged.
-    pub gaps: Vec<MissingWal>,
-    /// Gaps that were recorded when they came about, and behind which there is a backup that does without.
-    pub bridged: Vec<MissingWal>,
-    /// Backups that cannot become consistent, because log is missing.
-    pub stranded: Vec<String>,
+    /// What a repository does not have and another has.
+    pub lacking: Vec<LackingObjects>,
+    /// WAL that is missing or damaged, by repository.
+    pub gaps: Vec<RepositoryGap>,
+    /// Gaps that were recorded when they came about, and after which the same repository has a restorable backup.
+    pub bridged: Vec<RepositoryGap>,
+    /// Backups that cannot become consistent from their repository, because WAL is missing in it.
+    pub stranded: Vec<StrandedBackup>,
+}
+
+/// WAL that is missing or damaged in one repository.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct RepositoryGap {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// What is missing.
+    #[serde(flatten)]
+    pub wal: MissingWal,
+}
+
+/// A backup that cannot be restored from a repository that has it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+pub struct StrandedBackup {
+    /// The repository's name in the configuration.
+    pub repository: String,
+    /// The backup.
+    pub label: String,
 }
 
 impl VerifyReport {
-    /// Whether everything is there and right, as far as it was ever received. Bridged gaps are known, and nothing can
-    /// be done about them.
+    /// Whether everything that was looked at exists and is right, as far as it was ever received. Bridged gaps are
+    /// known, and nothing can be done about them.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.damage.is_empty() && self.gaps.is_empty() && self.stranded.is_empty()
+        self.count_findings() == 0
+    }
+
+    /// Whether everything was looked at.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.unreachable.is_empty()
+    }
+
+    /// The findings that make the archive not whole.
+    #[must_use]
+    pub fn count_findings(&self) -> usize {
+        self.damage.len() + self.lacking.len() + self.gaps.len() + self.stranded.len()
     }
 }
 
@@ -101,6 +144,17 @@ impl HasKind for ClusterVerifyError {
             ClusterVerifyError::Objects(error) => error.kind(),
             ClusterVerifyError::Archive(error) => error.kind(),
             ClusterVerifyError::Index(error) => error.kind(),
+        }
+    }
+}
+
+impl ClusterVerifyError {
+    /// Whether a repository does not answer, so that only the others can be verified.
+    fn is_unreachable(&self) -> bool {
+        match self {
+            ClusterVerifyError::Objects(error) => error.is_unreachable(),
+            ClusterVerifyError::Archive(archive::ArchiveError::Vault(error)) => error.may_pass(),
+            ClusterVerifyError::Archive(_) | ClusterVerifyError::Index(_) => false,
         }
     }
 }
@@ -142,6 +196,14 @@ struct RepositoryContents {
     gone: Vec<ObjectKey>,
 }
 
+impl RepositoryContents {
+    /// Whether the repository has this backup, whole or damaged.
+    fn knows_backup(&self, label: &str) -> bool {
+        let is_damaged = |damage: &DamagedObject| damage.object.ends_with(&format!("/{label}"));
+        self.summaries.iter().any(|summary| summary.label == label) || self.damage.iter().any(is_damaged)
+    }
+}
+
 /// The log that a single backup needs.
 #[derive(Clone, Copy, Debug)]
 struct BackupWal {
@@ -154,21 +216,23 @@ struct BackupWal {
 /// Verifies one cluster's archive.
 ///
 /// # Errors
-/// [`ClusterVerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+/// [`ClusterVerifyError`] if no repository answers. Damage is not an error but in the report, and so is a repository
+/// that does not answer while another does.
 pub async fn verify_cluster(
     archive: &Arc<Archive>,
     options: &VerifyOptions,
     progress: &VerifyProgress,
 ) -> Result<VerifyReport, ClusterVerifyError> {
-    if let Some((_, why)) = archive.vault().unreachable().next() {
-        return Err(why.into());
-    }
     let identity = match archive.identity().await {
-        Err(error) if error.is_integrity() => None,
+        // Each repository is asked again below, and the report says what is wrong with it.
+        Err(error) if error.is_integrity() || error.may_pass() => None,
         answer => answer?,
     };
+    let (unreachable, damage) = sort_unopened(archive.vault());
+    let mut report = VerifyReport { unreachable, damage, ..VerifyReport::default() };
     let memory = Arc::new(Semaphore::new(MEMORY_BUDGET_MIB as usize));
-    let mut sum = VerifyTotals::default();
+    let mut is_known = options.backup.is_none();
+    let mut failed = None;
     for (name, repository) in archive.vault().repositories() {
         let subject = RepositoryVerifier {
             archive,
@@ -180,22 +244,35 @@ pub async fn verify_cluster(
             found: std::sync::Mutex::default(),
         };
         subject.record(|found| found.counts.repository = name.to_owned());
-        subject.verify_repository(options).await?;
-        sum.add_repository(subject.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner), archive)?;
-    }
-    if let Some(label) = options.backup.as_ref().filter(|label| !sum.summaries.iter().any(|s| s.label == **label)) {
-        let damaged = sum.damage.iter().any(|damage| damage.object.ends_with(&format!("/{label}")));
-        if !damaged {
-            return Err(vault::verify::VerifyError::UnknownBackup { label: label.clone() }.into());
+        match subject.verify_repository(options).await {
+            Ok(()) => {
+                let found = subject.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+                is_known |= options.backup.as_ref().is_some_and(|label| found.knows_backup(label));
+                VerifyTotals::of_repository(found, archive)?.add_to(&mut report, archive, identity, options)?;
+            }
+            Err(error) if error.is_unreachable() => {
+                report.unreachable.insert_error(name, &error);
+                failed = Some(error);
+            }
+            Err(error) => return Err(error),
         }
     }
-    sum.into_report(&archive.cluster().to_string(), identity, options)
+    if let (true, Some(error)) = (report.repositories.is_empty(), failed) {
+        return Err(error);
+    }
+    if let Some(label) = options.backup.as_ref().filter(|_| !is_known) {
+        // An unreachable repository may have it.
+        report.unreachable.ensure_empty()?;
+        return Err(vault::verify::VerifyError::UnknownBackup { label: label.clone() }.into());
+    }
+    lacking::add_lacking(archive, options, &mut report).await?;
+    report.damage.sort();
+    Ok(report)
 }
 
-/// What all repositories together hold.
-#[derive(Default)]
+/// What one repository holds.
 struct VerifyTotals {
-    counts: Vec<VerifyCounts>,
+    counts: VerifyCounts,
     damage: Vec<DamagedObject>,
     log: InMemoryIndex,
     histories: Vec<TimelineHistory>,
@@ -204,44 +281,49 @@ struct VerifyTotals {
 }
 
 impl VerifyTotals {
-    fn add_repository(&mut self, mut found: RepositoryContents, archive: &Archive) -> Result<(), ClusterVerifyError> {
+    fn of_repository(found: RepositoryContents, archive: &Archive) -> Result<VerifyTotals, ClusterVerifyError> {
         let cluster = archive.cluster().to_string();
+        let mut log = InMemoryIndex::default();
         for (digest, stored) in &found.digests {
-            self.log.ingest(&cluster, IndexEntry { digest, stored: *stored })?;
+            log.ingest(&cluster, IndexEntry { digest, stored: *stored })?;
         }
-        found.histories.retain(|new| !self.histories.iter().any(|old| old.timeline == new.timeline));
-        found.summaries.retain(|new| !self.summaries.iter().any(|old| old.label == new.label));
-        found.gaps.retain(|new| !self.gaps.contains(new));
-        self.histories.extend(found.histories);
-        self.summaries.extend(found.summaries);
-        self.gaps.extend(found.gaps);
-        self.damage.extend(found.damage);
-        self.counts.push(found.counts);
-        Ok(())
+        let RepositoryContents { counts, damage, histories, gaps, summaries, .. } = found;
+        Ok(VerifyTotals { counts, damage, log, histories, gaps, summaries })
     }
 
-    fn into_report(
-        mut self,
-        cluster: &str,
+    /// Judges the repository as if it were the only one.
+    fn add_to(
+        self,
+        report: &mut VerifyReport,
+        archive: &Archive,
         identity: Option<ArchiveIdentity>,
         options: &VerifyOptions,
-    ) -> Result<VerifyReport, ClusterVerifyError> {
+    ) -> Result<(), ClusterVerifyError> {
+        let cluster = archive.cluster().to_string();
         let (backups, histories, gaps) = (&self.summaries, &self.histories, &self.gaps);
         let contents = InventoryInput {
-            cluster,
+            cluster: &cluster,
             identity,
             backups,
             histories,
             gaps,
             latest_time_in_cut_segment: &inventory::no_time_in_cut_segment,
         };
-        let overview: ArchiveInventory = inventory::build_inventory(&self.log.view(cluster)?, contents)?;
-        let stranded =
-            overview.backups.iter().filter(|backup| !backup.restorable).map(|backup| backup.label.clone()).collect();
-        self.damage.sort();
+        let overview: ArchiveInventory = inventory::build_inventory(&self.log.view(&cluster)?, contents)?;
+        let repository = &self.counts.repository;
+        let stranded = overview.backups.iter().filter(|backup| !backup.restorable);
+        report.stranded.extend(
+            stranded.map(|backup| StrandedBackup { repository: repository.clone(), label: backup.label.clone() }),
+        );
         let gaps = if options.backup.is_some() { Vec::new() } else { overview.gaps };
-        let (bridged, gaps) = gaps.into_iter().partition(|gap| is_bridged(gap, &overview.backups));
-        Ok(VerifyReport { repositories: self.counts, damage: self.damage, gaps, bridged, stranded })
+        for wal in gaps {
+            let is_bridged = is_bridged(&wal, &overview.backups);
+            let gap = RepositoryGap { repository: repository.clone(), wal };
+            if is_bridged { report.bridged.push(gap) } else { report.gaps.push(gap) }
+        }
+        report.damage.extend(self.damage);
+        report.repositories.push(self.counts);
+        Ok(())
     }
 }
 

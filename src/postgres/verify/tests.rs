@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
-use super::{ClusterVerifyError, RepositoryVerifier, VerifyReport, is_bridged, verify_cluster};
+use super::{ClusterVerifyError, RepositoryVerifier, StrandedBackup, VerifyReport, is_bridged, verify_cluster};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{self, CHUNK_BYTES, ChunkNamer, PackBuilder};
 use crate::postgres::archive::inventory::{InventoryBackup, MissingWal};
@@ -28,14 +28,34 @@ const LABEL: &str = "20261122T020000Z-F";
 /// and 5.
 async fn archive(dir: &TempDir) -> Arc<Archive> {
     let archive = create(&[dir], Some(&KeyEncryptionKey::generate().unwrap())).await;
+    fill(&archive).await;
+    archive
+}
+
+async fn fill(archive: &Arc<Archive>) {
     for number in 3..=6 {
         let (name, bytes) = segment(7, number, b"a", 9);
         archive.put_segment(name, bytes).await.unwrap();
     }
     let history = WalFileName::parse("00000002.history").unwrap();
     archive.put_file(&history, Bytes::from_static(b"1\t0/700000\tno recovery target specified\n")).await.unwrap();
-    put_backup(&archive, |_| {}).await;
+    put_backup(archive, |_| {}).await;
+}
+
+/// Two repositories with the same. All their objects are old enough not to be on their way.
+async fn two_repositories(a: &TempDir, b: &TempDir) -> Arc<Archive> {
+    let archive = create(&[a, b], None).await;
+    fill(&archive).await;
+    for path in objects(a).into_iter().chain(objects(b)) {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
     archive
+}
+
+/// What each repository lacks, in words.
+fn lacking(report: &VerifyReport) -> Vec<String> {
+    report.lacking.iter().map(|lacking| format!("{}: {lacking}", lacking.repository)).collect()
 }
 
 async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
@@ -78,8 +98,9 @@ async fn put_backup(archive: &Archive, change: impl FnOnce(&mut Manifest)) {
     };
     change(&mut manifest);
     let sealed = pack.seal(archive.layout(), archive.vault().protection(), archive.vault().level(), 1).unwrap();
-    let (_, repository) = archive.vault().repositories().next().unwrap();
-    repository.put_new(&sealed.key, sealed.object.parts).await.unwrap();
+    for (_, repository) in archive.vault().repositories() {
+        repository.put_new(&sealed.key, sealed.object.parts.clone()).await.unwrap();
+    }
     let key = archive.layout().backup(LABEL).unwrap();
     let plain = vec![Bytes::from(manifest.to_bytes())];
     archive.vault().put_object(SealedKind::Manifest, &key, plain, manifest.summary.to_bytes()).await.unwrap();
@@ -150,11 +171,12 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     let six = std::fs::File::options().write(true).open(six).unwrap();
     six.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let report = check(&archive).await;
-    assert_eq!(report.gaps.iter().map(|gap| gap.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
-    assert_eq!(report.stranded, [LABEL]);
+    assert_eq!(report.gaps.iter().map(|gap| gap.wal.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
+    let stranded = StrandedBackup { repository: "place0".to_owned(), label: LABEL.to_owned() };
+    assert_eq!(report.stranded, [stranded.clone()]);
     let one = VerifyOptions { backup: Some(LABEL.to_owned()) };
     let report = verify_cluster(&archive, &one, &VerifyProgress::default()).await.unwrap();
-    assert_eq!(report.stranded, [LABEL]);
+    assert_eq!(report.stranded, [stranded]);
 
     std::fs::write(dir.path().join("repository").join(key(5).as_str()), five).unwrap();
     archive.vault().delete(&key(3)).await.unwrap();
@@ -168,6 +190,65 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
         matches!(error, ClusterVerifyError::Objects(crate::vault::verify::VerifyError::UnknownBackup { .. })),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn what_one_of_two_repositories_lacks_is_named() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let archive = two_repositories(&a, &b).await;
+    assert!(check(&archive).await.is_whole());
+    let stored = |key: &str| b.path().join("repository").join(key);
+    let segment_key = |number| archive.layout().segment(segment(7, number, b"a", 9).0).as_str().to_owned();
+    let manifest = archive.layout().backup(LABEL).unwrap().as_str().to_owned();
+    let take = |keys: &[&String]| {
+        keys.iter()
+            .for_each(|key| crate::base::durable::rename(&stored(key), &b.path().join(key.replace('/', "_"))).unwrap());
+    };
+    let put_back = |keys: &[&String]| {
+        keys.iter()
+            .for_each(|key| crate::base::durable::rename(&b.path().join(key.replace('/', "_")), &stored(key)).unwrap());
+    };
+
+    let name = |number| segment(7, number, b"a", 9).0.to_string();
+    take(&[&segment_key(4), &manifest]);
+    let report = check(&archive).await;
+    assert_eq!(lacking(&report), [format!("place1: segment {}", name(4)), format!("place1: backup {LABEL}")]);
+    assert_eq!(report.gaps.iter().map(|gap| gap.repository.as_str()).collect::<Vec<_>>(), ["place1"]);
+    assert!(!report.is_whole() && report.is_complete() && report.damage.is_empty() && report.stranded.is_empty());
+    let one = VerifyOptions { backup: Some(LABEL.to_owned()) };
+    let report = verify_cluster(&archive, &one, &VerifyProgress::default()).await.unwrap();
+    assert_eq!(lacking(&report), [format!("place1: backup {LABEL}")]);
+    put_back(&[&manifest]);
+    let report = check(&archive).await;
+    let stranded = StrandedBackup { repository: "place1".to_owned(), label: LABEL.to_owned() };
+    assert_eq!(report.stranded, [stranded], "the other repository has what it needs");
+    put_back(&[&segment_key(4)]);
+
+    // No hole in either, and one ends earlier.
+    take(&[&segment_key(5), &segment_key(6)]);
+    let report = check(&archive).await;
+    assert_eq!(lacking(&report), [format!("place1: 2 segments, {} to {}", name(5), name(6))]);
+    assert_eq!(report.gaps, []);
+    put_back(&[&segment_key(5), &segment_key(6)]);
+    let report = check(&archive).await;
+    assert!(report.is_whole() && report.is_complete(), "{report:?}");
+}
+
+#[tokio::test]
+async fn the_others_are_verified_while_a_repository_is_unreachable() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    drop(two_repositories(&a, &b).await);
+    crate::base::durable::rename(&b.path().join("repository"), &b.path().join("away")).unwrap();
+    let archive = crate::postgres::archive::tests::open(&[&a, &b], None).await.unwrap();
+    let report = check(&archive).await;
+    assert!(report.is_whole() && !report.is_complete(), "{report:?}");
+    assert_eq!(report.unreachable.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place1"]);
+    assert_eq!(report.repositories.iter().map(|counts| counts.segments).collect::<Vec<_>>(), [4]);
+    let none = VerifyOptions { backup: Some("20200101T000000Z-F".to_owned()) };
+    let error = verify_cluster(&archive, &none, &VerifyProgress::default()).await.unwrap_err();
+    assert!(error.to_string().contains("place1"), "it may be in the other one: {error}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["unreachable"][0]["repository"], "place1");
 }
 
 #[tokio::test]

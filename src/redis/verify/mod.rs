@@ -23,10 +23,11 @@ use crate::redis::archive::{
 };
 use crate::redis::format::rdb::{self, RdbSummary, RdbWalker};
 use crate::redis::format::resp::{self, CommandParser};
+use crate::vault::UnreachableRepositories;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::repository::{self, Repository};
 use crate::vault::seal::{OpenedObject, SealedKind};
-use crate::vault::verify::{DamagedObject, VerifyError, VerifyOptions, VerifyProgress, open_checked};
+use crate::vault::verify::{DamagedObject, VerifyError, VerifyOptions, VerifyProgress, open_checked, sort_unopened};
 
 /// What one repository holds of an instance.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -48,6 +49,8 @@ pub struct InstanceObjectCounts {
 pub struct InstanceVerifyReport {
     /// What each repository holds.
     pub repositories: Vec<InstanceObjectCounts>,
+    /// Repositories that could not be verified.
+    pub unreachable: UnreachableRepositories,
     /// What is damaged or missing.
     pub damage: Vec<DamagedObject>,
     /// What is missing in the stream.
@@ -87,17 +90,17 @@ impl MissingFromRepository {
 /// Verifies one instance.
 ///
 /// # Errors
-/// [`VerifyError`] where a repository doesn't answer. Damage is not an error but in the report.
+/// [`VerifyError`] if no repository answers. Damage is not an error but in the report, and so is a repository that does
+/// not answer while another does.
 pub async fn verify_instance(
     instance: &Archive,
     options: &VerifyOptions,
     progress: &VerifyProgress,
 ) -> Result<InstanceVerifyReport, VerifyError> {
     let vault = instance.vault();
-    if let Some((_, why)) = vault.unreachable().next() {
-        return Err(why.into());
-    }
-    let mut report = InstanceVerifyReport::default();
+    let (unreachable, damage) = sort_unopened(vault);
+    let mut report = InstanceVerifyReport { unreachable, damage, ..InstanceVerifyReport::default() };
+    let mut failed = None;
     let mut known = options.backup.is_none();
     let mut pieces_of_all = Vec::new();
     // What is stored after the first repository was listed is missed nowhere, however long the reading takes.
@@ -121,7 +124,15 @@ pub async fn verify_instance(
             snapshots,
             pieces,
         };
-        known |= subject.run(options.backup.as_deref()).await?;
+        match subject.run(options.backup.as_deref()).await {
+            Ok(found) => known |= found,
+            Err(error) if error.is_unreachable() => {
+                report.unreachable.insert_error(name, &error);
+                failed = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         let (snapshots, gaps) = (&subject.snapshots, &subject.gaps);
         let sent = snapshots.iter().filter(|snapshot| matches!(snapshot.origin, SnapshotOrigin::Replication { .. }));
         let stands = |snapshot: &SnapshotManifest| {
@@ -138,6 +149,9 @@ pub async fn verify_instance(
         report.damage.append(&mut subject.damage);
         report.repositories.push(subject.counts);
     }
+    if let (true, Some(error)) = (report.repositories.is_empty(), failed) {
+        return Err(error);
+    }
     let lacking =
         find_missing_tails(&pieces_of_all, begun).into_iter().chain(find_missing_beginnings(&pieces_of_all, begun));
     for (number, hole) in lacking.filter(|(_, hole)| is_missed(hole)) {
@@ -153,7 +167,11 @@ pub async fn verify_instance(
         report.holes.extend(lacks);
     }
     match &options.backup {
-        Some(label) if !known => Err(VerifyError::UnknownBackup { label: label.clone() }),
+        Some(label) if !known => {
+            // An unreachable repository may have it.
+            report.unreachable.ensure_empty()?;
+            Err(VerifyError::UnknownBackup { label: label.clone() })
+        }
         _ => Ok(report),
     }
 }
@@ -520,6 +538,26 @@ mod tests {
         for place in 0..instance.place_count() {
             instance.put_commands(place, &StretchToStore::new(stretch.clone(), bytes.clone())).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn the_others_are_verified_while_a_repository_is_unreachable() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let both = Archive::new(create(&[&a, &b], None).await, "main".parse().unwrap());
+        put(&both, "20260101T000000.000Z").await;
+        put_stretch(&both, ('a', 100), None, 10).await;
+        crate::base::durable::rename(&b.path().join("repository"), &b.path().join("moved")).unwrap();
+        let one = Archive::new(open(&[&a, &b], None).await.unwrap(), "main".parse().unwrap());
+        let verify = async |backup: Option<&str>| {
+            let options = VerifyOptions { backup: backup.map(str::to_owned) };
+            verify_instance(&one, &options, &VerifyProgress::default()).await
+        };
+        let report = verify(None).await.unwrap();
+        assert_eq!(report.unreachable.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place1"]);
+        assert_eq!(report.repositories.iter().map(|counts| counts.snapshots).collect::<Vec<_>>(), [1]);
+        assert!(report.is_whole(), "{report:?}");
+        let error = verify(Some("20200101T000000.000Z")).await.unwrap_err();
+        assert!(error.to_string().contains("place1"), "it may be in the other one: {error}");
     }
 
     /// It was away over a failover, and what waited for it was lost with its machine.

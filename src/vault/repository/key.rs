@@ -11,7 +11,8 @@ const MARKER_NAME: &str = "walkeep.json";
 pub(crate) const KEYS_FOLDER: &str = "keys";
 
 /// The name of one object, relative to the repository's root: parts separated by single slashes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
 pub struct ObjectKey(String);
 
 /// A part of the key space: all objects whose key begins with these parts. Empty for the whole repository.

@@ -27,6 +27,8 @@ mod forks;
 mod receive_spool;
 /// The segment under way in the repository.
 mod receive_pieces;
+/// What is reported of each of two repositories.
+mod two_repositories;
 /// `archive_command`.
 mod archive_push;
 /// `restore_command`.

@@ -300,8 +300,9 @@ pub(crate) fn second_repository(site: &Site, settings: &str) -> PathBuf {
     let second = site.path().join("second");
     let url = format!("file://{}", second.display());
     let text = std::fs::read_to_string(site.config()).expect("the configuration");
-    let section = format!("[repository.second]\nurl = \"{url}\"\n{settings}\n\n[redis.cache]");
-    site.scratch().file("walkeep.toml", &text.replace("[redis.cache]", &section));
+    let before = if text.contains("[postgres.main]") { "[postgres.main]" } else { "[redis.cache]" };
+    let section = format!("[repository.second]\nurl = \"{url}\"\n{settings}\n\n{before}");
+    site.scratch().file("walkeep.toml", &text.replace(before, &section));
     let key = std::fs::read_to_string(site.path().join("walkeep.key")).expect("the key file");
     let key = walkeep::vault::seal::keys::KeyEncryptionKey::from_text(key.trim()).expect("a key");
     let place = |name: &str, url: String| walkeep::vault::RepositoryLocation {
