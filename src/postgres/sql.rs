@@ -17,6 +17,7 @@ use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::page;
+use crate::postgres::format::segment::SystemId;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::wal::catalog::{CatalogRow, ListedRow, RelationRow, TupleId};
 use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, ConninfoHost, TargetSessionAttrs};
@@ -281,6 +282,19 @@ impl SqlSession {
         // A primary knows both.
         let told = standby || (lsn.is_some() && timeline.is_some());
         told.then_some(ServerWalPosition { lsn, timeline, standby }).ok_or(SqlError::Unexpected(question))
+    }
+
+    /// The cluster that the server runs.
+    ///
+    /// # Errors
+    /// [`SqlError`] if the connection fails, or the role may not ask.
+    pub async fn system_id(&self) -> Result<SystemId, SqlError> {
+        let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+        let question = "the system identifier";
+        let rows = self.rows(question, query).await?;
+        // The server shows it as a signed number.
+        let id = rows.first().and_then(|row| row.get(0)).and_then(|id| id.parse::<i64>().ok());
+        id.map(|id| SystemId::new(id.cast_unsigned())).ok_or(SqlError::Unexpected(question))
     }
 
     /// When a page in a file of the data directory was last changed. `None` if the file does not reach so far any more.

@@ -209,7 +209,7 @@ pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("anew", "again, recreated", 41),
     ("mend", "fix", 13),
     ("mended", "fixed", 1),
-    ("behind", "after", 92),
+    ("behind", "after", 91),
     ("leads to", "restores to, makes … restorable", 32),
     ("stands", "is, is stored", 115),
     ("lies", "is, is stored", 55),

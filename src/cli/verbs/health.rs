@@ -35,9 +35,8 @@ pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow
     let (mut clusters, mut instances) = (Vec::new(), Vec::new());
     for of in of_clusters {
         let looked = cluster_health(&config, of, around).await;
-        clusters.push(
-            looked.unwrap_or_else(|error| postgres::health::HealthReport::unreachable(of.name.as_str(), why(error))),
-        );
+        clusters
+            .push(looked.unwrap_or_else(|error| postgres::health::HealthReport::unknown(of.name.as_str(), why(error))));
     }
     for of in of_instances {
         let looked = instance_health(&config, of, around).await;
@@ -62,7 +61,6 @@ async fn cluster_health(
     of: &config::ClusterConfig,
     around: &CliContext,
 ) -> anyhow::Result<postgres::health::HealthReport> {
-    let archive = Arc::new(open::open_archive(config, of, around).await?);
     let places = postgres::health::HealthSources {
         index: open::index_dir(config),
         server: of.conninfo(&around.environment)?,
@@ -70,8 +68,17 @@ async fn cluster_health(
         schedule: of.backup.clone(),
         disks: watched_folders(config),
     };
-    let spool = Spool::existing(&config.state_dir, &archive);
-    Ok(postgres::health::check_health(&archive, spool, &places).await?)
+    match open::open_archive(config, of, around).await {
+        Ok(archive) => {
+            let archive = Arc::new(archive);
+            let spool = Spool::existing(&config.state_dir, &archive);
+            Ok(postgres::health::check_health(&archive, spool, &places).await)
+        }
+        Err(error) => {
+            let (name, why) = (of.name.as_str(), exit::error_line(&error));
+            Ok(postgres::health::check_health_without_archive(name, why, &places, &*around.clock).await)
+        }
+    }
 }
 
 async fn instance_health(

@@ -79,3 +79,14 @@ pub struct ArchiveIdentity {
     /// Its segment size.
     pub segment_size: SegmentSize,
 }
+
+/// What is to be done if a server runs another cluster than the one that is archived.
+#[must_use]
+pub fn foreign_server(server: SystemId, archived: SystemId) -> Option<String> {
+    (server != archived).then(|| {
+        format!(
+            "this server runs another cluster (system identifier {server}) than the one archived under this name \
+             ({archived}). Correct its connection, or archive the new cluster under a name of its own"
+        )
+    })
+}

@@ -27,13 +27,13 @@ use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId, TimelinePath};
 use crate::postgres::index::key_value_store::ScanOrder;
 use crate::postgres::index::{
-    self, IndexEntry, IndexView, PathSearch, PathSegment, SegmentFilter, SegmentId, WalDefect, WalHole, WalIndex,
-    WalkNext, WalkStep,
+    self, IndexEntry, IndexView, PathSearch, PathSegment, SegmentFilter, SegmentId, SegmentsByTimeline, WalDefect,
+    WalHole, WalIndex, WalkNext, WalkStep,
 };
 use crate::vault;
 use crate::vault::seal::SealedKind;
 
-/// One cluster's archive. Its JSON form is what `list --json` prints of a cluster.
+/// One cluster's archive.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct ArchiveInventory {
     /// The cluster's name.
@@ -185,6 +185,16 @@ pub async fn gather_inventory(
     index: &Arc<WalIndex>,
     spool: Option<Spool>,
 ) -> Result<ArchiveInventory, ReindexError> {
+    gather_inventory_without(archive, index, spool, SegmentsByTimeline::new()).await
+}
+
+/// The same, as if the index did not have the segments `gone`.
+pub(super) async fn gather_inventory_without(
+    archive: &Arc<Archive>,
+    index: &Arc<WalIndex>,
+    spool: Option<Spool>,
+    gone: SegmentsByTimeline,
+) -> Result<ArchiveInventory, ReindexError> {
     let identity = archive.identity().await?;
     let (backups, histories, gaps) =
         (backup_summaries(archive).await?, timeline_histories(archive).await?, archive.gaps().await?);
@@ -194,7 +204,7 @@ pub async fn gather_inventory(
     let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), size);
     let made = run_blocking(move || {
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
-        let view = index.view_with(&cluster, laid_over)?;
+        let view = index.view_without(&cluster, &gone, laid_over)?;
         let shelf = shelf.with_unfinished(growing.clone());
         let cut = |stretch: &PathSegment| {
             let digest =

@@ -28,6 +28,7 @@ pub mod fork;
 mod error;
 pub mod clock_notes;
 pub mod beginning_source;
+pub mod coverage;
 pub mod unfinished;
 pub mod ingest;
 pub mod lacking;
@@ -38,5 +39,5 @@ pub mod timeline_tail;
 pub mod manifest;
 pub mod lookup;
 
-pub use cluster_archive::{Archive, ArchiveIdentity};
+pub use cluster_archive::{Archive, ArchiveIdentity, foreign_server};
 pub use error::ArchiveError;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use server::InspectedServer;
 
-use super::archive::{Archive, ArchiveError};
+use super::archive::{Archive, ArchiveError, foreign_server};
 use super::format::segment::SegmentName;
 use super::sql::{SqlError, SqlSession};
 use super::wire::Conninfo;
@@ -70,6 +70,17 @@ pub async fn check_server(
         Ok(inspected) => inspected,
         Err(error) => return findings.add_error("connection", error),
     };
+    if let Some(archive) = archive {
+        match archive.identity().await {
+            Ok(archived) => {
+                let archived = archived.map(|identity| identity.system_id);
+                if let Some(foreign) = archived.and_then(|ours| foreign_server(server.identity.system_id, ours)) {
+                    return findings.add_bad("connection", foreign);
+                }
+            }
+            Err(error) => findings.add_error("archive", error),
+        }
+    }
     check_settings(&server, checked.push_command, findings);
     measure_postgres_clock(&server, &sql, clock, findings).await;
     let fed = check_wal_sources(checked.slot, &server, &sql, findings).await;

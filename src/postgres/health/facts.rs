@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 
 use crate::base::findings::DiskSpace;
+use crate::postgres::archive::coverage::RepositoryCoverage;
 use crate::postgres::archive::inventory::ArchiveInventory;
 use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::SystemId;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 
 /// The newest moment that can be restored to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -22,6 +24,8 @@ pub struct NewestRestorable {
 /// What the server says.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct ServerWalStatus {
+    /// The cluster that it runs.
+    pub system_id: Option<SystemId>,
     /// How far its log is.
     pub lsn: Option<Lsn>,
     /// The timeline of that; a standby need not know it.
@@ -60,6 +64,10 @@ pub struct SlotStatus {
 pub struct HealthFacts {
     /// The archive, with what this machine has received, as it was after the server had been asked.
     pub overview: ArchiveInventory,
+    /// What each repository has by itself, where there are several.
+    pub repositories: Vec<RepositoryCoverage>,
+    /// Why the archive could not be looked at. The overview is empty then, and means nothing.
+    pub archive_failure: Option<String>,
     /// The server, or why it could not be asked; `None` if the cluster has no connection.
     pub server: Option<Result<ServerWalStatus, String>>,
     /// Repositories that could not be reached, with what was in the way.
@@ -72,4 +80,20 @@ pub struct HealthFacts {
     pub schedule: Option<String>,
     /// Now.
     pub now: Timestamp,
+}
+
+/// The overview of an archive of which nothing is known.
+pub(crate) fn unknown_archive(cluster: &str) -> ArchiveInventory {
+    ArchiveInventory {
+        cluster: cluster.to_owned(),
+        system_id: None,
+        segment_size: None,
+        backups: Vec::new(),
+        windows: Vec::new(),
+        timelines: Vec::new(),
+        path: TimelinePath::first(),
+        gaps: Vec::new(),
+        wal_stored_bytes: 0,
+        backup_stored_bytes: 0,
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod unprotected_wal;
 mod facts;
 mod forks;
+mod repositories;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -12,16 +13,19 @@ use std::sync::Arc;
 use crate::base::clock;
 use crate::base::findings::{DiskSpace, Finding, FindingLevel, Findings, SERVER_QUERY_TIMEOUT, disk_spaces};
 use crate::base::units::{format_bytes_roughly, whole_seconds};
-use crate::postgres::archive::Archive;
+use crate::postgres::archive::coverage::{self, ArchiveCoverage, CoverageScope, RepositoryCoverage};
 use crate::postgres::archive::inventory::{self, ArchiveInventory, MissingWal};
 use crate::postgres::archive::reindex::{self, ReindexError};
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::archive::{Archive, foreign_server};
 use crate::postgres::format::lsn::Lsn;
+use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::sql::{self, ServerWalPosition, SqlSession};
 use crate::postgres::wire::Conninfo;
 use unprotected_wal::WalProtection;
 
+use facts::unknown_archive;
 pub use facts::{HealthFacts, NewestRestorable, ServerWalStatus, SlotStatus};
 
 /// How protected a cluster is.
@@ -45,6 +49,8 @@ pub struct HealthReport {
     pub backup_age_seconds: Option<u64>,
     /// What the server says.
     pub server: Option<ServerWalStatus>,
+    /// What each repository has by itself, where there are several.
+    pub repositories: Vec<RepositoryCoverage>,
     /// Local disks.
     pub disks: Vec<DiskSpace>,
     /// Everything that was looked at, worst first.
@@ -52,9 +58,9 @@ pub struct HealthReport {
 }
 
 impl HealthReport {
-    /// Of one that cannot be looked at, with what is in the way.
+    /// Of one of which nothing can be looked at, with what is in the way.
     #[must_use]
-    pub fn unreachable(cluster: &str, why: String) -> HealthReport {
+    pub fn unknown(cluster: &str, why: String) -> HealthReport {
         let findings = vec![Finding { level: FindingLevel::Bad, subject: "archive", text: why }];
         HealthReport { cluster: cluster.to_owned(), findings, ..HealthReport::default() }
     }
@@ -82,55 +88,96 @@ pub struct HealthSources {
     pub disks: Vec<(String, PathBuf)>,
 }
 
-/// Looks at everything once; at the archive twice, where WAL seems to be missing in it for too long.
-///
-/// # Errors
-/// What index or repository say.
-pub async fn check_health(
-    archive: &Arc<Archive>,
-    spool: Option<Spool>,
-    places: &HealthSources,
-) -> Result<HealthReport, ReindexError> {
+/// Looks at everything once; at the archive twice, where WAL seems to be missing in it for too long. If the archive
+/// cannot be looked at, that is a finding, and the rest is shown.
+pub async fn check_health(archive: &Arc<Archive>, spool: Option<Spool>, places: &HealthSources) -> HealthReport {
+    let clock = Arc::clone(archive.vault().clock());
     // The server is asked first: what it writes while we look at the archive is no concern of ours.
-    let server = match &places.server {
-        None => None,
-        Some(info) => {
-            let asked =
-                clock::timeout(&**archive.vault().clock(), SERVER_QUERY_TIMEOUT, query_server(info, &places.slot))
-                    .await;
-            let late = || format!("it did not answer within {} s", SERVER_QUERY_TIMEOUT.as_secs());
-            Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
+    let server = ask_server(places, &*clock).await;
+    let cluster = archive.cluster().as_str();
+    let ArchiveCoverage { together, repositories } = match current_coverage(archive, spool.clone(), places).await {
+        Ok(coverage) => coverage,
+        Err(error) => {
+            let facts = facts_without_archive((cluster, error.to_string()), server, places, &*clock);
+            return judge_facts(&HealthFacts { set_aside: set_aside(spool.as_ref(), None), ..facts });
         }
     };
-    let overview = current_inventory(archive, spool.clone(), places).await?;
     let facts = HealthFacts {
-        set_aside: spool.as_ref().map(|spool| spool.set_aside_report(overview.segment_size)).unwrap_or_default(),
-        overview,
+        set_aside: set_aside(spool.as_ref(), together.segment_size),
+        overview: together,
+        repositories,
+        archive_failure: None,
         server,
         unreachable: archive.vault().unreachable().map(|(name, error)| (name.to_owned(), error.to_string())).collect(),
         disks: disk_spaces(&places.disks),
         schedule: places.schedule.clone(),
-        now: archive.vault().clock().now(),
+        now: clock.now(),
     };
-    let facts =
-        unprotected_wal::confirm_late(&**archive.vault().clock(), facts, current_inventory(archive, spool, places))
-            .await?;
-    Ok(judge_facts(&facts).with_bad_findings(forks::find_unresolved_forks(archive).await))
+    let before = facts.clone();
+    let again = async { Ok::<_, ReindexError>(current_coverage(archive, spool, places).await?.together) };
+    let report = match unprotected_wal::confirm_late(&*clock, facts, again).await {
+        Ok(facts) => judge_facts(&facts),
+        Err(error) => judge_facts(&HealthFacts { archive_failure: Some(error.to_string()), ..before }),
+    };
+    report.with_bad_findings(forks::find_unresolved_forks(archive).await)
+}
+
+/// Looks at everything but the archive, which could not be opened because of `why`.
+pub async fn check_health_without_archive(
+    cluster: &str,
+    why: String,
+    places: &HealthSources,
+    clock: &dyn clock::Clock,
+) -> HealthReport {
+    let server = ask_server(places, clock).await;
+    judge_facts(&facts_without_archive((cluster, why), server, places, clock))
+}
+
+fn facts_without_archive(
+    (cluster, why): (&str, String),
+    server: Option<Result<ServerWalStatus, String>>,
+    places: &HealthSources,
+    clock: &dyn clock::Clock,
+) -> HealthFacts {
+    HealthFacts {
+        overview: unknown_archive(cluster),
+        repositories: Vec::new(),
+        archive_failure: Some(why),
+        server,
+        unreachable: Vec::new(),
+        set_aside: Vec::new(),
+        disks: disk_spaces(&places.disks),
+        schedule: places.schedule.clone(),
+        now: clock.now(),
+    }
+}
+
+fn set_aside(spool: Option<&Spool>, size: Option<SegmentSize>) -> Vec<String> {
+    spool.map(|spool| spool.set_aside_report(size)).unwrap_or_default()
+}
+
+/// What the server reports, or why it could not be asked; `None` if the cluster has no connection.
+async fn ask_server(places: &HealthSources, clock: &dyn clock::Clock) -> Option<Result<ServerWalStatus, String>> {
+    let info = places.server.as_ref()?;
+    let asked = clock::timeout(clock, SERVER_QUERY_TIMEOUT, query_server(info, &places.slot)).await;
+    let late = || format!("it did not answer within {} s", SERVER_QUERY_TIMEOUT.as_secs());
+    Some(asked.map_or_else(|| Err(late()), |asked| asked.map_err(|error| error.to_string())))
 }
 
 /// The archive as it is now. The index is opened for that alone: a receiver that starts meanwhile wants to write it.
-async fn current_inventory(
+async fn current_coverage(
     archive: &Arc<Archive>,
     spool: Option<Spool>,
     places: &HealthSources,
-) -> Result<ArchiveInventory, ReindexError> {
+) -> Result<ArchiveCoverage, ReindexError> {
     let (index, _) = reindex::open_index(archive, &places.index).await?;
-    inventory::gather_inventory(archive, &index, spool).await
+    coverage::gather_coverage(archive, &index, spool, CoverageScope::SinceNewestBackup).await
 }
 
 async fn query_server(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sql::SqlError> {
     let sql = SqlSession::connect(info).await?;
     let ServerWalPosition { lsn, timeline, standby } = sql.wal_position().await?;
+    let system_id = Some(sql.system_id().await?);
     let settings = sql.settings(&["archive_mode", "archive_command", "archive_library", "archive_timeout"]).await?;
     let setting = |name: &str| settings.get(name).map_or("", String::as_str);
     let archives = setting("archive_mode") != "off"
@@ -150,6 +197,7 @@ async fn query_server(info: &Conninfo, slot: &str) -> Result<ServerWalStatus, sq
         lag_bytes: state.restart.zip(lsn).map(|(restart, lsn)| lsn.bytes_since(restart)),
     });
     Ok(ServerWalStatus {
+        system_id,
         lsn,
         timeline,
         standby,
@@ -169,23 +217,34 @@ pub fn judge_facts(facts: &HealthFacts) -> HealthReport {
     let backup =
         facts.overview.backups.iter().filter(|backup| backup.restorable).max_by_key(|backup| backup.finished_at);
     let mut judge = HealthJudge { facts, findings: Findings::default() };
-    protection.add_findings(&mut judge.findings);
-    judge.judge_backups(backup);
-    judge.judge_gaps();
+    let foreign = server.as_ref().and_then(|server| foreign_server(server.system_id?, facts.overview.system_id?));
+    match (&facts.archive_failure, &foreign) {
+        (Some(why), _) => judge.add_finding(FindingLevel::Bad, "archive", why),
+        // Positions of two clusters have nothing to do with each other.
+        (None, Some(foreign)) => judge.add_finding(FindingLevel::Bad, "server", foreign),
+        (None, None) => protection.add_findings(&mut judge.findings),
+    }
+    if facts.archive_failure.is_none() {
+        judge.judge_backups(backup);
+        judge.judge_gaps();
+        repositories::judge_repositories(facts, &mut judge.findings);
+    }
     judge.judge_server(server.as_ref());
     judge.findings.add_set_aside(&facts.set_aside);
     judge.findings.add_unreachable_repositories(&facts.unreachable);
     judge.findings.add_disks(&facts.disks);
     let (healthy, findings) = judge.findings.into_sorted();
+    let is_compared = foreign.is_none() && facts.archive_failure.is_none();
     HealthReport {
         cluster: facts.overview.cluster.clone(),
         healthy,
         newest: protection.newest,
-        unprotected_seconds: protection.unprotected_seconds(),
-        unprotected_bytes: protection.unprotected_bytes(),
+        unprotected_seconds: protection.unprotected_seconds().filter(|_| is_compared),
+        unprotected_bytes: protection.unprotected_bytes().filter(|_| is_compared),
         backup: backup.map(|backup| backup.label.clone()),
         backup_age_seconds: backup.map(|backup| whole_seconds(facts.now.duration_since(backup.finished_at))),
         server,
+        repositories: facts.repositories.clone(),
         disks: facts.disks.clone(),
         findings,
     }

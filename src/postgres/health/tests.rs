@@ -3,13 +3,15 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::facts::unknown_archive;
 use super::unprotected_wal::confirm_late;
 use super::{HealthFacts, HealthReport, ServerWalStatus, SlotStatus, judge_facts};
 use crate::base::clock::{Clock, ManualClock};
 use crate::base::findings::{DiskSpace, Finding, FindingLevel};
+use crate::postgres::archive::coverage::RepositoryCoverage;
 use crate::postgres::archive::inventory::{ArchiveInventory, InventoryBackup, MissingWal, RecoveryWindow};
 use crate::postgres::format::lsn::Lsn;
-use crate::postgres::format::segment::SegmentSize;
+use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::{HistoryEntry, TimelineHistory, TimelineId, TimelinePath};
 
@@ -58,17 +60,13 @@ fn facts() -> HealthFacts {
     };
     HealthFacts {
         overview: ArchiveInventory {
-            cluster: "main".into(),
-            system_id: None,
-            segment_size: None,
+            system_id: Some(SystemId::new(7)),
             backups: vec![backup],
             windows: vec![window],
-            timelines: Vec::new(),
-            path: TimelinePath::first(),
-            gaps: Vec::new(),
-            wal_stored_bytes: 0,
-            backup_stored_bytes: 0,
+            ..unknown_archive("main")
         },
+        repositories: Vec::new(),
+        archive_failure: None,
         server: Some(Ok(server)),
         unreachable: Vec::new(),
         set_aside: Vec::new(),
@@ -97,6 +95,75 @@ fn an_idle_cluster_is_healthy_however_old_its_last_commit() {
     assert!(health.findings.iter().all(|finding| finding.level == FindingLevel::Good), "{:?}", health.findings);
     assert_eq!((health.unprotected_seconds, health.unprotected_bytes), (Some(0), Some(0)));
     assert_eq!(health.backup_age_seconds, Some(11 * 3600));
+}
+
+/// Two repositories: what `second` lacks is in `local` for an hour.
+fn repositories(facts: &mut HealthFacts) -> &mut RepositoryCoverage {
+    let coverage = |name: &str, newest_lsn| RepositoryCoverage {
+        repository: name.to_owned(),
+        newest_lsn: Some(Lsn::new(newest_lsn)),
+        ..RepositoryCoverage::default()
+    };
+    facts.repositories = vec![coverage("local", 0xA00), coverage("second", 0x900)];
+    let second = &mut facts.repositories[1];
+    second.lacking.segments = 2;
+    second.lacking.first_segment = Some("A".to_owned());
+    second.lacking.last_segment = Some("B".to_owned());
+    second.lacking.since = Some(ago(1));
+    second
+}
+
+#[test]
+fn a_repository_that_lacks_something_is_bad_unless_it_is_on_its_way() {
+    let mut facts = facts();
+    repositories(&mut facts);
+    let health = judge_facts(&facts);
+    let bad = found(&health, "repository");
+    assert!(!health.healthy && bad.level == FindingLevel::Bad, "{bad:?}");
+    for part in [
+        "second has WAL up to 0/900, 256 bytes less than another one,",
+        "lacks 2 segments (A to B)",
+        "for 60 min",
+        "sync",
+    ] {
+        assert!(bad.text.contains(part), "{part}: {}", bad.text);
+    }
+    repositories(&mut facts).lacking.since = Some(now());
+    assert!(judge_facts(&facts).healthy, "{:?}", judge_facts(&facts).findings);
+    repositories(&mut facts).lacking.backups = vec!["20261122T020000Z-F".to_owned()];
+    assert!(!judge_facts(&facts).healthy, "a backup is stored in all repositories at once");
+    let second = repositories(&mut facts);
+    *second =
+        RepositoryCoverage { repository: "second".into(), unreachable: Some("no route".into()), ..Default::default() };
+    let health = judge_facts(&facts);
+    assert_eq!(health.findings[0].text, "second cannot be reached: no route");
+}
+
+#[test]
+fn another_cluster_is_not_compared_by_its_positions() {
+    let mut facts = facts();
+    server(&mut facts).system_id = Some(SystemId::new(8));
+    let health = judge_facts(&facts);
+    let bad = &health.findings[0];
+    assert!(!health.healthy && bad.text.contains("another cluster (system identifier 8)"), "{bad:?}");
+    assert_eq!((health.unprotected_seconds, health.unprotected_bytes), (None, None));
+    server(&mut facts).system_id = Some(SystemId::new(7));
+    assert!(judge_facts(&facts).healthy);
+}
+
+#[test]
+fn the_server_is_judged_without_the_archive() {
+    let mut facts = facts();
+    facts.overview = unknown_archive("main");
+    facts.archive_failure = Some("no route".to_owned());
+    let health = judge_facts(&facts);
+    assert!(!health.healthy);
+    let subjects: Vec<(&str, FindingLevel)> =
+        health.findings.iter().map(|found| (found.subject, found.level)).collect();
+    assert_eq!(
+        subjects,
+        [("archive", FindingLevel::Bad), ("receiver", FindingLevel::Good), ("disk", FindingLevel::Good)]
+    );
 }
 
 #[test]

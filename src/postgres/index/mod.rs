@@ -29,7 +29,7 @@ pub mod segment_update;
 mod path_continuity;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -57,6 +57,9 @@ const FORMAT_KEY: &[u8] = b"format";
 const REPOSITORY_KEY: &[u8] = b"repository";
 /// A batch is applied when it has grown to this: a rebuild then needs no more memory than that.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Segments by their timeline.
+pub type SegmentsByTimeline = BTreeMap<TimelineId, Vec<SegmentNo>>;
 
 /// An open index.
 #[derive(Debug)]
@@ -263,7 +266,25 @@ impl WalIndex {
         cluster: &str,
         entries: impl IntoIterator<Item = IndexEntry<'a>>,
     ) -> Result<IndexView<'_>, IndexError> {
+        self.view_without(cluster, &SegmentsByTimeline::new(), entries)
+    }
+
+    /// The same, as if the index did not have the segments `gone`: of an archive in which they are not.
+    ///
+    /// # Errors
+    /// As [`WalIndex::ingest`].
+    pub fn view_without<'a>(
+        &self,
+        cluster: &str,
+        gone: &SegmentsByTimeline,
+        entries: impl IntoIterator<Item = IndexEntry<'a>>,
+    ) -> Result<IndexView<'_>, IndexError> {
         let (store, of) = (self.layered_store(), ClusterKeys::new(cluster)?);
+        let mut without = IndexBatch::default();
+        for (timeline, segments) in gone {
+            without = without.merged_with(segment_update::forget_segments(&store, &of, *timeline, segments)?);
+        }
+        let store = LayeredStore::new(store, Arc::new(without));
         let mut ingest = IndexUpdate::new(&store, &of)?;
         for entry in entries {
             ingest.add_segment(entry)?;

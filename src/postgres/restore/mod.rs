@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::blocking::run_blocking;
+use crate::postgres::archive::coverage::reachable_archive;
 use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::manifest::{BackupSummary, Manifest};
 use crate::postgres::archive::reindex::ArchiveSegments;
@@ -37,6 +38,7 @@ use crate::postgres::archive::{Archive, inventory};
 use crate::postgres::format::backup_label::TablespaceMap;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::index::{IndexEntry, WalIndex};
+use crate::vault::VaultError;
 
 use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
 use destination::{CheckedDestination, Destination};
@@ -60,17 +62,31 @@ pub async fn plan_restore(
 ) -> Result<RestorePlan, RestoreError> {
     let cluster = archive.cluster().to_string();
     let Some(identity) = archive.identity().await? else { return Err(RestoreError::EmptyArchive { cluster }) };
+    let unreachable: Vec<String> =
+        archive.vault().unreachable().map(|(name, error)| unreachable_note(name, &error)).collect();
+    let (archive, gone) = reachable_archive(archive, index).await?;
+    let archive = &archive;
     let (bases, histories) = (plan_backups(archive).await?, inventory::timeline_histories(archive).await?);
     let growing = inventory::unfinished_segments(archive, index, spool, &histories).await?;
     let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
     let index = Arc::clone(index);
     run_blocking(move || {
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
-        let view = index.view_with(&cluster, laid_over)?;
+        let view = index.view_without(&cluster, &gone, laid_over)?;
         let facts = WalLookup::new(view, shelf.with_unfinished(growing.clone()));
-        plan::make_plan(PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts }, &request)
+        let input = PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts };
+        let mut plan = plan::make_plan(input, &request)?;
+        plan.notes.extend(unreachable);
+        Ok(plan)
     })
     .await?
+}
+
+/// The note in a plan about a repository that it does not count on.
+fn unreachable_note(name: &str, error: &VaultError) -> String {
+    let error = error.to_string();
+    let why = error.strip_prefix(&format!("repository {name}: ")).unwrap_or(&error);
+    format!("repository {name} is unreachable, and this plan does not use it; what only it has is not counted: {why}")
 }
 
 /// The summaries of all backups, oldest first ([`inventory::backup_summaries`]).

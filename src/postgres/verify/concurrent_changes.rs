@@ -2,25 +2,15 @@
 //! damage.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::lacking::{LATE_SEGMENT_WAIT, MAX_LATE_SEGMENTS, POLL_INTERVAL, YOUNG_SEGMENT_AGE};
 use super::{ClusterVerifyError, RepositoryVerifier};
 use crate::postgres::archive::layout::ClusterObject;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::timeline::TimelineId;
 use crate::vault::repository::ObjectInfo;
-
-/// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that
-/// is younger than this may be one that is on its way.
-pub(super) const YOUNG_SEGMENT_AGE: SignedDuration = SignedDuration::from_mins(1);
-/// How long it is waited for.
-pub(super) const LATE_SEGMENT_WAIT: Duration = Duration::from_secs(20);
-/// How often it is looked for.
-pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// The most segments that are looked for before one that is there: no receiver stores as many at the same time.
-pub(super) const MAX_LATE_SEGMENTS: u64 = 64;
 
 impl RepositoryVerifier<'_> {
     /// The segments that were on their way when the others were listed, as far as they came.

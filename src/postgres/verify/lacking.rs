@@ -5,17 +5,29 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
-use super::concurrent_changes::{LATE_SEGMENT_WAIT, MAX_LATE_SEGMENTS, POLL_INTERVAL, YOUNG_SEGMENT_AGE};
-use super::{ClusterVerifyError, VerifyReport};
+use jiff::SignedDuration;
+
 use crate::postgres::archive::lacking::SeedScope;
 use crate::postgres::archive::layout::{ClusterObject, Layout};
 use crate::postgres::archive::{Archive, ArchiveError};
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
+use crate::vault::UnreachableRepositories;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
 use crate::vault::shipper::ShipItem;
 use crate::vault::verify::{DamagedObject, VerifyOptions};
+
+/// A segment is stored at the same time as its neighbours and may come after the next one. A hole before a segment that
+/// is younger than this may be one that is on its way.
+pub(super) const YOUNG_SEGMENT_AGE: SignedDuration = SignedDuration::from_mins(1);
+/// How long it is waited for.
+pub(super) const LATE_SEGMENT_WAIT: Duration = Duration::from_secs(20);
+/// How often it is looked for.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The most segments that are looked for before one that is there: no receiver stores as many at the same time.
+pub(super) const MAX_LATE_SEGMENTS: u64 = 64;
 
 /// What kind of object a repository lacks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
@@ -66,22 +78,30 @@ impl fmt::Display for LackingObjects {
     }
 }
 
-/// Compares each repository that was verified with the other ones, and adds what it lacks to the report; of a backup,
-/// whether it lacks that one.
-pub(super) async fn add_lacking(
+/// What a comparison of the repositories found.
+#[derive(Default)]
+pub(super) struct LackingReport {
+    pub(super) lacking: Vec<LackingObjects>,
+    pub(super) damage: Vec<DamagedObject>,
+    pub(super) unreachable: UnreachableRepositories,
+}
+
+/// Compares each of these repositories, which were verified, with the other ones; of a backup, whether it lacks that
+/// one.
+pub(super) async fn find_lacking(
     archive: &Archive,
     options: &VerifyOptions,
-    report: &mut VerifyReport,
-) -> Result<(), ClusterVerifyError> {
-    let names: BTreeSet<String> = report.repositories.iter().map(|counts| counts.repository.clone()).collect();
+    names: &BTreeSet<String>,
+) -> Result<LackingReport, ArchiveError> {
+    let mut report = LackingReport::default();
     if names.len() < 2 {
-        return Ok(());
+        return Ok(report);
     }
     let archive = archive.view(|name| names.contains(name));
     let layout = archive.layout();
     // Only to name ranges: one that cannot be read is in the report.
     let size = archive.identity().await.ok().flatten().map(|identity| identity.segment_size);
-    for name in &names {
+    for name in names {
         let mut items = match settled_lacking(&archive, name).await {
             Ok(items) => items,
             Err(error) if error.may_pass() => {
@@ -94,14 +114,14 @@ pub(super) async fn add_lacking(
                 report.damage.push(DamagedObject { repository, object, what });
                 continue;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         if let Some(label) = &options.backup {
             items.retain(|item| item.kind == SealedKind::Manifest && item.key.file_name() == label);
         }
         report.lacking.extend(ranges(layout, name, items, size.unwrap_or(SegmentSize::DEFAULT)));
     }
-    Ok(())
+    Ok(report)
 }
 
 /// What the repository lacks, once what was on its way has had time to arrive.

@@ -6,8 +6,8 @@
 //! repository, and by it the log is checked for holes and every backup for the log that it needs.
 //!
 //! Each repository is judged by itself, because each may be the only one left. What another repository has in its place
-//! does not count. Repositories are then compared by name ([`lacking`]). One that cannot be reached is reported, and the
-//! others are verified.
+//! does not count. Repositories are then compared by name ([`lacking`]). One that cannot be reached is reported, and
+//! the others are verified.
 //!
 //! The archive lives on meanwhile: a segment that the next one overtook is waited for, and what retention takes away is
 //! not missed.
@@ -22,6 +22,7 @@ mod objects;
 mod backups;
 mod lacking;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -265,7 +266,11 @@ pub async fn verify_cluster(
         report.unreachable.ensure_empty()?;
         return Err(vault::verify::VerifyError::UnknownBackup { label: label.clone() }.into());
     }
-    lacking::add_lacking(archive, options, &mut report).await?;
+    let verified: BTreeSet<String> = report.repositories.iter().map(|counts| counts.repository.clone()).collect();
+    let compared = lacking::find_lacking(archive, options, &verified).await?;
+    report.lacking = compared.lacking;
+    report.damage.extend(compared.damage);
+    report.unreachable.merge(&compared.unreachable);
     report.damage.sort();
     Ok(report)
 }

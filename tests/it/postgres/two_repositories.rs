@@ -110,9 +110,35 @@ fn verify_names_what_one_of_two_repositories_lacks() {
     assert_eq!((&json["whole"], &main["gaps"][0]["repository"]), (&false.into(), &"second".into()), "{json:#}");
     assert_eq!(main["lacking"][0]["repository"], "second");
 
+    let listed = pair.site.walkeep(&["list", "--json"]).json();
+    let [local, second] = [0_usize, 1].map(|nth| &listed["clusters"][0]["repositories"][nth]);
+    assert_eq!(
+        (&local["repository"], &local["backups"][0]),
+        (&"local".into(), &pair.label.as_str().into()),
+        "{listed:#}"
+    );
+    assert_eq!((&local["lacking"]["segments"], &second["lacking"]["segments"]), (&0.into(), &1.into()), "{listed:#}");
+    assert_eq!((&second["lacking"]["first_segment"], &second["windows"]), (&name.into(), &serde_json::json!([])));
+    assert_eq!(second["lacking"]["backups"][0], pair.label.as_str());
+    let shown = pair.site.walkeep(&["list"]).expect_ok();
+    assert!(shown.contains(&format!("second lacks WAL that another repository has: {name}")), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    let health = pair.site.walkeep(&["health"]).expect_code(1);
+    let bad = health.stdout.lines().find(|line| line.contains("repository   BAD second"));
+    assert!(bad.is_some(), "{}", health.stdout);
+    assert!(health.stdout.contains(&pair.label), "{}", health.stdout);
+    let planned = pair.site.walkeep(&["plan", "postgres", "--json"]).json();
+    assert_eq!(planned["reachable"], true, "local has all: {planned:#}");
+
     fs::rename(&aside, taken).unwrap();
     fs::rename(&no_backups, &backups).unwrap();
     pair.site.walkeep(&["verify"]).expect_ok();
+    let listed = pair.site.walkeep(&["list", "--json"]).json();
+    let [local, second] = [0_usize, 1].map(|nth| &listed["clusters"][0]["repositories"][nth]);
+    for repository in [local, second] {
+        assert_eq!(repository["windows"][0]["backups"][0], pair.label.as_str(), "{listed:#}");
+        assert_eq!(repository["lacking"]["segments"], 0, "{listed:#}");
+    }
 }
 
 #[test]
@@ -122,6 +148,80 @@ fn an_unreachable_repository_is_named_and_the_other_one_used() {
     let verified = pair.site.walkeep(&["verify"]).expect_code(5);
     assert!(verified.stdout.contains("repository second was NOT verified"), "{}", verified.stdout);
     assert!(!verified.stdout.contains("everything is there and right"), "{}", verified.stdout);
+    let shown = pair.site.walkeep(&["list"]).expect_ok();
+    assert!(shown.contains("second is unreachable, and nothing here counts on it"), "{shown}");
+    let listed = pair.site.walkeep(&["list", "--json"]).json();
+    assert!(listed["clusters"][0]["repositories"][1]["unreachable"].is_string(), "{listed:#}");
+    let planned = pair.site.walkeep(&["plan", "postgres", "--json"]).json();
+    assert_eq!((&planned["reachable"], &planned["backup"]), (&true.into(), &pair.label.as_str().into()), "{planned:#}");
+    let planned = pair.site.walkeep(&["plan", "postgres"]).expect_ok();
+    assert!(planned.contains("repository second is unreachable"), "{planned}");
+    let health = pair.site.walkeep(&["health"]).expect_code(1);
+    assert!(health.stdout.contains("repository   BAD second cannot be reached"), "{}", health.stdout);
+    assert!(health.stdout.contains("connected to slot walkeep"), "{}", health.stdout);
     pair.put_second_back();
     pair.site.walkeep(&["verify"]).expect_ok();
+    let well = until(Duration::from_secs(60), || (pair.site.walkeep(&["health"]).code == Some(0)).then_some(()));
+    assert!(well.is_some(), "{}", pair.site.walkeep(&["health"]).stdout);
+}
+
+/// The index remembers segments of a repository that is gone.
+#[test]
+fn a_plan_promises_only_what_a_reachable_repository_has() {
+    let mut pair = Pair::start();
+    assert!(pair.receiver.terminate().success(), "{}", pair.receiver.output());
+    let end = |pair: &Pair| pair.site.walkeep(&["plan", "postgres", "--json"]).json()["target_lsn"].clone();
+    let whole = end(&pair);
+    let segments = pair.segments(&pair.site.repository());
+    let last = segments.last().unwrap();
+    fs::rename(last, pair.site.path().join("aside")).unwrap();
+    assert_eq!(end(&pair), whole, "second has it");
+    pair.take_second_away();
+    let without = end(&pair);
+    assert_ne!(without, whole, "no reachable repository has {}", last.display());
+    let listed = pair.site.walkeep(&["list", "--json"]).json();
+    assert_eq!(
+        listed["clusters"][0]["windows"][0]["to_lsn"],
+        listed["clusters"][0]["repositories"][0]["windows"][0]["to_lsn"]
+    );
+    pair.put_second_back();
+    assert_eq!(end(&pair), whole);
+}
+
+/// A new cluster under the old name, on the old address, with lower positions.
+#[test]
+fn a_server_of_another_cluster_is_named() {
+    let first = Cluster::start(QUICK, Options::default());
+    let site = Site::for_cluster(&first);
+    let mut receiver = site.spawn("receive", &["receive", "main"]);
+    first.wait_for("select count(*) > 0 from pg_stat_replication");
+    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    let second = Cluster::start(QUICK, Options::default());
+    assert_ne!(first.system_identifier(), second.system_identifier());
+    let config = fs::read_to_string(site.config()).unwrap();
+    let other = config.replace(&first.socket_conninfo(), &second.socket_conninfo());
+    assert_ne!(config, other, "the connection is written otherwise");
+    fs::write(site.config(), other).unwrap();
+    for command in ["health", "check"] {
+        let found = site.walkeep(&[command, "main"]);
+        assert_ne!(found.code, Some(0), "{command}: {}", found.stdout);
+        let shown = found.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let identifier = format!("another cluster (system identifier {})", second.system_identifier());
+        assert!(shown.contains(&identifier) && shown.contains(&first.system_identifier().to_string()), "{shown}");
+    }
+}
+
+/// The only repository is gone, and all else is still reported.
+#[test]
+fn health_shows_the_server_without_the_only_repository() {
+    let cluster = Cluster::start(QUICK, Options::default());
+    let site = Site::for_cluster(&cluster);
+    let _receiver = site.spawn("receive", &["receive", "main"]);
+    cluster.wait_for("select count(*) > 0 from pg_stat_replication");
+    fs::rename(site.repository(), site.path().join("moved")).unwrap();
+    let health = site.walkeep(&["health"]).expect_code(1);
+    for part in ["archive      BAD", "receiver     ok  connected to slot walkeep", "free for the spool"] {
+        assert!(health.stdout.contains(part), "{part:?} is missing in\n{}", health.stdout);
+    }
 }

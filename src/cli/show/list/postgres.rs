@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_duration, format_number};
-use crate::postgres::archive::inventory::{
-    ArchiveInventory, InventoryBackup, InventoryTimeline, MissingWal, RecoveryWindow,
+use crate::cli::show::output::{
+    TerminalOutput, TextTone, format_bytes, format_duration, format_number, text_width, wrap_text,
 };
+use crate::postgres::archive::coverage::{ArchiveCoverage, RepositoryCoverage};
+use crate::postgres::archive::inventory::{InventoryBackup, InventoryTimeline, MissingWal, RecoveryWindow};
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
-pub(in crate::cli) fn print_inventory(overview: &ArchiveInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+pub(in crate::cli) fn print_inventory(coverage: &ArchiveCoverage, out: &TerminalOutput) -> anyhow::Result<()> {
+    let ArchiveCoverage { together: overview, repositories } = coverage;
     let identity = match (overview.system_id, overview.segment_size) {
         (Some(id), Some(segments)) => format!("system {id}, segments of {} MiB", segments.get() >> 20),
         _ => "nothing is archived yet".to_owned(),
@@ -38,14 +40,69 @@ pub(in crate::cli) fn print_inventory(overview: &ArchiveInventory, out: &Termina
     print_timelines(&overview.timelines, out)?;
     print_heading("Gaps", overview.gaps.is_empty(), "none", out)?;
     print_gaps(&overview.gaps, out)?;
+    print_repositories(repositories, out)?;
     let (wal, packs) = (overview.wal_stored_bytes, overview.backup_stored_bytes);
     out.print_line("")?;
-    let total = format_bytes(wal.saturating_add(packs));
-    out.print_line(format!(
-        "{total} in each repository: {} of WAL, {} of backups",
-        format_bytes(wal),
-        format_bytes(packs)
-    ))
+    let (total, wal, packs) = (format_bytes(wal.saturating_add(packs)), format_bytes(wal), format_bytes(packs));
+    let each = repositories.iter().all(|coverage| coverage.unreachable.is_none() && coverage.lacking.is_empty());
+    let place = if each { "in each repository" } else { "in all repositories together" };
+    out.print_line(format!("{total} {place}: {wal} of WAL, {packs} of backups"))
+}
+
+/// What each repository restores by itself, and what it lacks.
+fn print_repositories(repositories: &[RepositoryCoverage], out: &TerminalOutput) -> anyhow::Result<()> {
+    if repositories.is_empty() {
+        return Ok(());
+    }
+    print_heading("Each repository by itself", false, "", out)?;
+    let reached = repositories.iter().filter(|coverage| coverage.unreachable.is_none());
+    let rows: Vec<_> = reached.map(|coverage| coverage_row(coverage, out)).collect();
+    print_table(
+        ["repository", "restores up to", "last commit", ">backups", ">lacking WAL", ">and backups"],
+        &rows,
+        out,
+    )?;
+    for coverage in repositories {
+        if let Some(why) = &coverage.unreachable {
+            print_remark(&coverage.repository, "is unreachable, and nothing here counts on it", why, out)?;
+        }
+        let lacking = &coverage.lacking;
+        if let (Some(first), Some(last)) = (&lacking.first_segment, &lacking.last_segment) {
+            let range = if first == last { first.clone() } else { format!("{first} to {last}") };
+            print_remark(&coverage.repository, "lacks WAL that another repository has", &range, out)?;
+        }
+        if !lacking.backups.is_empty() {
+            let labels = lacking.backups.join(", ");
+            print_remark(&coverage.repository, "lacks backups that another repository has", &labels, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn coverage_row(coverage: &RepositoryCoverage, out: &TerminalOutput) -> [String; 6] {
+    let newest = coverage.windows.iter().max_by_key(|window| (window.timeline, window.to_lsn));
+    let position = |window: &RecoveryWindow| format!("{} on {}", window.to_lsn, window.timeline);
+    let number = |number: u64| match number {
+        0 => "-".to_owned(),
+        some => out.style(TextTone::Bad, format_number(some)),
+    };
+    [
+        coverage.repository.clone(),
+        newest.map_or_else(|| out.style(TextTone::Bad, "nothing"), position),
+        coverage.newest_time.map_or_else(|| "-".to_owned(), |time| out.format_short_time(time)),
+        format_number(coverage.backups.len() as u64),
+        number(coverage.lacking.segments),
+        number(coverage.lacking.backups.len() as u64),
+    ]
+}
+
+/// A sentence about one repository, broken to fit.
+fn print_remark(repository: &str, what: &str, detail: &str, out: &TerminalOutput) -> anyhow::Result<()> {
+    let lines = wrap_text(&format!("{repository} {what}: {detail}"), text_width().saturating_sub(4));
+    lines.iter().enumerate().try_for_each(|(nth, line)| {
+        let line = out.style(TextTone::Warning, line);
+        out.print_line(format!("  {}{line}", if nth == 0 { "" } else { "  " }))
+    })
 }
 
 fn print_heading(title: &str, empty: bool, instead: &str, out: &TerminalOutput) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use crate::cli::show::list::ListJson;
 use crate::cli::show::list::{postgres as show_postgres, redis as show_redis};
 use crate::cli::show::output::TextTone;
 use crate::config::Config;
-use crate::postgres::archive::inventory;
+use crate::postgres::archive::coverage::{self, CoverageScope};
 use crate::postgres::archive::reindex;
 use crate::postgres::archive::spool::Spool;
 use crate::vault::Vault;
@@ -82,7 +82,7 @@ pub(in crate::cli) async fn run(args: ListArgs, around: &CliContext) -> anyhow::
         let (index, _) =
             reindex::open_index(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
         let spool = Spool::existing(&config.state_dir, &archive);
-        let overview = inventory::gather_inventory(&archive, &index, spool).await;
+        let overview = coverage::gather_coverage(&archive, &index, spool, CoverageScope::All).await;
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);
     }
     let mut instance_overviews = Vec::new();
@@ -101,8 +101,8 @@ pub(in crate::cli) async fn run(args: ListArgs, around: &CliContext) -> anyhow::
             around.output.print_line("")?;
         }
         show_postgres::print_inventory(overview, &around.output)?;
-        if overview.system_id.is_none() {
-            let cluster = config.cluster(Some(&overview.cluster))?;
+        if overview.together.system_id.is_none() {
+            let cluster = config.cluster(Some(&overview.together.cluster))?;
             print_other_names(
                 &config,
                 open::open_archive(&config, cluster, around).await?.vault(),
