@@ -51,8 +51,6 @@ pub(in crate::cli) fn print_added(added: &AddedRepository<'_>, out: &TerminalOut
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(in crate::cli) struct LackingSummary<'c> {
     archive: &'c str,
-    /// Whether this version can compare it.
-    compared: bool,
     objects: usize,
     by_stage: BTreeMap<&'static str, usize>,
     /// Repositories that could not be compared with, and why.
@@ -62,10 +60,9 @@ pub(in crate::cli) struct LackingSummary<'c> {
 }
 
 impl<'c> LackingSummary<'c> {
-    pub(in crate::cli) fn new(archive: &'c str, found: Option<&Lacking>) -> LackingSummary<'c> {
-        let items = found.map(|found| found.items.as_slice()).unwrap_or_default();
+    pub(in crate::cli) fn new(archive: &'c str, found: &Lacking) -> LackingSummary<'c> {
         let mut by_stage = BTreeMap::new();
-        for item in items {
+        for item in &found.items {
             let stage = match item.stage {
                 ShipStage::Description => "description",
                 ShipStage::Log => "log",
@@ -75,12 +72,12 @@ impl<'c> LackingSummary<'c> {
             let count: &mut usize = by_stage.entry(stage).or_default();
             *count = count.saturating_add(1);
         }
-        let unasked = found.map(|found| found.unasked.clone()).unwrap_or_default();
-        LackingSummary { archive, compared: found.is_some(), objects: items.len(), by_stage, unasked, error: None }
+        let unasked = found.unasked.clone();
+        LackingSummary { archive, objects: found.items.len(), by_stage, unasked, error: None }
     }
 
     pub(in crate::cli) fn failed(archive: &'c str, error: String) -> LackingSummary<'c> {
-        LackingSummary { error: Some(error), ..LackingSummary::new(archive, None) }
+        LackingSummary { error: Some(error), ..LackingSummary::new(archive, &Lacking::default()) }
     }
 
     fn describe(&self) -> String {
@@ -88,11 +85,10 @@ impl<'c> LackingSummary<'c> {
             return format!("not compared: {error}");
         }
         let parts: Vec<String> = self.by_stage.iter().map(|(stage, count)| format!("{count} {stage}")).collect();
-        let lacks = match (self.compared, self.objects) {
-            (false, _) => return "not compared: this version compares PostgreSQL clusters only".to_owned(),
-            (true, 0) => "lacks nothing".to_owned(),
-            (true, 1) => format!("lacks 1 object ({})", parts.join(", ")),
-            (true, count) => format!("lacks {count} objects ({})", parts.join(", ")),
+        let lacks = match self.objects {
+            0 => "lacks nothing".to_owned(),
+            1 => format!("lacks 1 object ({})", parts.join(", ")),
+            count => format!("lacks {count} objects ({})", parts.join(", ")),
         };
         match self.unasked.as_slice() {
             [] => lacks,
@@ -134,7 +130,7 @@ impl<'c> SyncedArchive<'c> {
         let interrupted = report.interrupted.map(anyhow::Error::from);
         let ended = interrupted.as_ref().map_or(damaged, exit::exit_code);
         SyncedArchive {
-            lacking: LackingSummary::new(name, Some(lacking)),
+            lacking: LackingSummary::new(name, lacking),
             copied: report.copied,
             bytes: report.bytes,
             existing: report.existing,
@@ -146,12 +142,6 @@ impl<'c> SyncedArchive<'c> {
             took,
             code: if ended.severity() > damaged.severity() { ended } else { damaged },
         }
-    }
-
-    pub(in crate::cli) fn not_compared(name: &'c str) -> SyncedArchive<'c> {
-        let lacking = Lacking::default();
-        let synced = SyncedArchive::new(name, &lacking, SyncReport::default(), Duration::ZERO);
-        SyncedArchive { lacking: LackingSummary::new(name, None), ..synced }
     }
 
     pub(in crate::cli) const fn exit_code(&self) -> CliExitCode {
@@ -175,7 +165,7 @@ pub(in crate::cli) fn print_synced(
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
     let name = synced.lacking.archive;
-    if dry_run || !synced.lacking.compared || synced.lacking.objects == 0 {
+    if dry_run || synced.lacking.objects == 0 {
         out.print_line(format!("{name}: {to} {}", synced.lacking.describe()))?;
     } else {
         let (count, bytes, took) = (synced.copied, format_bytes(synced.bytes), format_duration(synced.took));

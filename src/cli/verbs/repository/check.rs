@@ -14,8 +14,8 @@ use crate::cli::exit::{self, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::repository::{CheckedRepository, LackingSummary, RepositoryCheckJson, print_checked};
 use crate::config::Config;
-use crate::vault::shipper::SeedScope;
 use crate::vault::Vault;
+use crate::vault::shipper::SeedScope;
 
 /// Prove that a repository works and lacks nothing
 #[derive(Args, Debug)]
@@ -67,7 +67,7 @@ async fn check_repository<'c>(config: &'c Config, vault: &Arc<Vault>, name: &'c 
     }
     for archive in compared_archives::all(config) {
         match archive.lacking(vault, name, SeedScope::default()).await {
-            Ok(found) => checked.add_lacking(LackingSummary::new(archive.name(), found.as_ref())),
+            Ok(found) => checked.add_lacking(LackingSummary::new(archive.name(), &found)),
             Err(error) => checked.fail(exit::exit_code(&error), exit::error_line(&error)),
         }
     }

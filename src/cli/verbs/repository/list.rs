@@ -12,8 +12,8 @@ use crate::cli::exit::{self, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::repository::{LackingSummary, ListedRepository, RepositoryListJson, print_list};
 use crate::config::{Config, RepositoryConfig};
-use crate::vault::shipper::SeedScope;
 use crate::vault::Vault;
+use crate::vault::shipper::SeedScope;
 
 /// Show each repository, and what it lacks compared with the others
 #[derive(Args, Debug)]
@@ -54,7 +54,7 @@ async fn listed_repository<'c>(
         for archive in compared_archives::all(config) {
             let found = archive.lacking(vault, name, SeedScope::default()).await;
             let summary = match found {
-                Ok(found) => LackingSummary::new(archive.name(), found.as_ref()),
+                Ok(found) => LackingSummary::new(archive.name(), &found),
                 Err(error) => LackingSummary::failed(archive.name(), exit::error_line(&error)),
             };
             lacking.push(summary);

@@ -13,8 +13,8 @@ use crate::cli::exit::{CliError, CliExitCode, FailureTally};
 use crate::cli::open;
 use crate::cli::show::progress::ProgressDisplay;
 use crate::cli::show::repository::{SyncJson, SyncedArchive, print_synced};
-use crate::vault::shipper::SeedScope;
 use crate::vault::Vault;
+use crate::vault::shipper::SeedScope;
 use crate::vault::shipper::sync::{SyncProgress, SyncReport, sync_repository};
 
 /// Copy what a repository lacks from the others
@@ -85,7 +85,7 @@ async fn sync_archive<'c>(
     let scope = if args.from_newest_backup { SeedScope::NewestBackup } else { SeedScope::All };
     let name = archive.name();
     let began = around.clock.elapsed();
-    let Some(lacking) = archive.lacking(vault, to, scope).await? else { return Ok(SyncedArchive::not_compared(name)) };
+    let lacking = archive.lacking(vault, to, scope).await?;
     let report = if args.dry_run {
         SyncReport::default()
     } else {
