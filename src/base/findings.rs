@@ -180,6 +180,7 @@ impl Findings {
 
     pub(crate) fn add_unreachable_repositories(&mut self, unreachable: &[(String, String)]) {
         for (name, why) in unreachable {
+            let why = why.strip_prefix(&format!("repository {name}: ")).unwrap_or(why);
             self.add(FindingLevel::Bad, "repository", format!("{name} cannot be reached: {why}"));
         }
     }

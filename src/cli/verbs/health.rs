@@ -34,7 +34,7 @@ pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow
     let why = |error: anyhow::Error| exit::error_line(&error);
     let (mut clusters, mut instances) = (Vec::new(), Vec::new());
     for of in of_clusters {
-        let looked = cluster_health(&config, of, around).await;
+        let looked = Box::pin(cluster_health(&config, of, around)).await;
         clusters
             .push(looked.unwrap_or_else(|error| postgres::health::HealthReport::unknown(of.name.as_str(), why(error))));
     }
@@ -72,7 +72,7 @@ async fn cluster_health(
         Ok(archive) => {
             let archive = Arc::new(archive);
             let spool = Spool::existing(&config.state_dir, &archive);
-            Ok(postgres::health::check_health(&archive, spool, &places).await)
+            Ok(Box::pin(postgres::health::check_health(&archive, spool, &places)).await)
         }
         Err(error) => {
             let (name, why) = (of.name.as_str(), exit::error_line(&error));

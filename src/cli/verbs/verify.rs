@@ -148,7 +148,7 @@ async fn verify_with_progress(
     around: &CliContext,
 ) -> Result<VerifyReport, verify::ClusterVerifyError> {
     let seen = Seen::default();
-    await_with_progress(verify::verify_cluster(archive, options, &seen), &seen, around).await
+    await_with_progress(Box::pin(verify::verify_cluster(archive, options, &seen)), &seen, around).await
 }
 
 async fn await_with_progress<T, E>(

@@ -173,7 +173,7 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     let report = check(&archive).await;
     assert_eq!(report.gaps.iter().map(|gap| gap.wal.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
     let stranded = StrandedBackup { repository: "place0".to_owned(), label: LABEL.to_owned() };
-    assert_eq!(report.stranded, [stranded.clone()]);
+    assert_eq!(report.stranded, std::slice::from_ref(&stranded));
     let one = VerifyOptions { backup: Some(LABEL.to_owned()) };
     let report = verify_cluster(&archive, &one, &VerifyProgress::default()).await.unwrap();
     assert_eq!(report.stranded, [stranded]);

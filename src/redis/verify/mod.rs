@@ -110,20 +110,7 @@ pub async fn verify_instance(
     let is_missed = |hole: &StreamHole| !spooled.as_ref().is_some_and(|known| known.is_spooled(hole));
     let mut settled_somewhere = false;
     for (name, repository) in vault.repositories() {
-        let counts = InstanceObjectCounts { repository: name.to_owned(), ..InstanceObjectCounts::default() };
-        let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
-        let (snapshots, pieces) = (Vec::new(), Vec::new());
-        let mut subject = InstanceVerifier {
-            instance,
-            repository: &repository,
-            progress,
-            counts,
-            damage,
-            gone,
-            gaps,
-            snapshots,
-            pieces,
-        };
+        let mut subject = InstanceVerifier::new(instance, &repository, name, progress);
         match subject.run(options.backup.as_deref()).await {
             Ok(found) => known |= found,
             Err(error) if error.is_unreachable() => {
@@ -190,6 +177,20 @@ struct InstanceVerifier<'a> {
     snapshots: Vec<SnapshotManifest>,
     /// The stretches that were listed.
     pieces: Vec<ListedStretch>,
+}
+
+impl<'a> InstanceVerifier<'a> {
+    fn new(
+        instance: &'a Archive,
+        repository: &'a Repository,
+        name: &str,
+        progress: &'a VerifyProgress,
+    ) -> InstanceVerifier<'a> {
+        let counts = InstanceObjectCounts { repository: name.to_owned(), ..InstanceObjectCounts::default() };
+        let (damage, gone, gaps) = (Vec::new(), Vec::new(), Vec::new());
+        let (snapshots, pieces) = (Vec::new(), Vec::new());
+        InstanceVerifier { instance, repository, progress, counts, damage, gone, gaps, snapshots, pieces }
+    }
 }
 
 impl InstanceVerifier<'_> {

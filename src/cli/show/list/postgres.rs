@@ -13,6 +13,9 @@ use crate::postgres::archive::inventory::{InventoryBackup, InventoryTimeline, Mi
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
 
+/// The columns of a row of a backup with its time.
+const WIDE_ROW_COLUMNS: usize = 96;
+
 pub(in crate::cli) fn print_inventory(coverage: &ArchiveCoverage, out: &TerminalOutput) -> anyhow::Result<()> {
     let ArchiveCoverage { together: overview, repositories } = coverage;
     let identity = match (overview.system_id, overview.segment_size) {
@@ -57,11 +60,14 @@ fn print_repositories(repositories: &[RepositoryCoverage], out: &TerminalOutput)
     print_heading("Each repository by itself", false, "", out)?;
     let reached = repositories.iter().filter(|coverage| coverage.unreachable.is_none());
     let rows: Vec<_> = reached.map(|coverage| coverage_row(coverage, out)).collect();
-    print_table(
-        ["repository", "restores up to", "last commit", ">backups", ">lacking WAL", ">and backups"],
-        &rows,
-        out,
-    )?;
+    if is_narrow() {
+        let rows: Vec<_> =
+            rows.into_iter().map(|[name, to, _, backups, wal, lacking]| [name, to, backups, wal, lacking]).collect();
+        print_table(["repository", "restores up to", ">backups", ">lacking WAL", ">and backups"], &rows, out)?;
+    } else {
+        let headings = ["repository", "restores up to", "last commit", ">backups", ">lacking WAL", ">and backups"];
+        print_table(headings, &rows, out)?;
+    }
     for coverage in repositories {
         if let Some(why) = &coverage.unreachable {
             print_remark(&coverage.repository, "is unreachable, and nothing here counts on it", why, out)?;
@@ -84,11 +90,11 @@ fn coverage_row(coverage: &RepositoryCoverage, out: &TerminalOutput) -> [String;
     let position = |window: &RecoveryWindow| format!("{} on {}", window.to_lsn, window.timeline);
     let number = |number: u64| match number {
         0 => "-".to_owned(),
-        some => out.style(TextTone::Bad, format_number(some)),
+        some => format_number(some),
     };
     [
         coverage.repository.clone(),
-        newest.map_or_else(|| out.style(TextTone::Bad, "nothing"), position),
+        newest.map_or_else(|| "NOTHING".to_owned(), position),
         coverage.newest_time.map_or_else(|| "-".to_owned(), |time| out.format_short_time(time)),
         format_number(coverage.backups.len() as u64),
         number(coverage.lacking.segments),
@@ -136,10 +142,18 @@ fn print_backups(backups: &[InventoryBackup], out: &TerminalOutput) -> anyhow::R
             backup.stop_lsn.to_string(),
             format_bytes(backup.logical_bytes),
             format_bytes(backup.stored_bytes),
-            if backup.restorable { "yes".to_owned() } else { out.style(TextTone::Bad, "NO") },
+            if backup.restorable { "yes".to_owned() } else { "NO".to_owned() },
         ]
     };
     let rows: Vec<_> = backups.iter().map(row).collect();
+    if is_narrow() {
+        // The label begins with that time.
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|[label, _, took, from, size, stored, whole]| [label, took, from, size, stored, whole])
+            .collect();
+        return print_table(["label", ">took", "good from", ">size", ">stored", "whole"], &rows, out);
+    }
     print_table(["label", "begun", ">took", "good from", ">size", ">stored", "whole"], &rows, out)
 }
 
@@ -201,6 +215,11 @@ fn print_gaps(gaps: &[MissingWal], out: &TerminalOutput) -> anyhow::Result<()> {
     };
     let rows: Vec<_> = gaps.iter().map(row).collect();
     print_table([">timeline", "positions", ">size", "what is known"], &rows, out)
+}
+
+/// Whether times do not fit beside all else in a row.
+fn is_narrow() -> bool {
+    text_width() < WIDE_ROW_COLUMNS
 }
 
 fn print_table<const N: usize>(headings: [&str; N], rows: &[[String; N]], out: &TerminalOutput) -> anyhow::Result<()> {
