@@ -299,10 +299,10 @@ pub(in crate::cli) fn print_checked(checked: &CheckedRepository<'_>, out: &Termi
     checked.failures.iter().try_for_each(|why| line(TextTone::Bad, "FAIL", why))?;
     for lacking in &checked.lacking {
         let text = format!("{} {}", lacking.archive, lacking.describe());
-        match (lacking.compared, lacking.objects) {
-            (true, 0) if lacking.unasked.is_empty() => line(TextTone::Good, "ok  ", &text)?,
-            (false, _) | (true, 0) => line(TextTone::Warning, "note", &text)?,
-            (true, _) => {
+        match lacking.objects {
+            0 if lacking.unasked.is_empty() && lacking.error.is_none() => line(TextTone::Good, "ok  ", &text)?,
+            0 => line(TextTone::Warning, "note", &text)?,
+            _ => {
                 line(TextTone::Bad, "FAIL", &format!("{text}; fill it: walkeep repository sync {}", checked.name))?;
             }
         }

@@ -11,7 +11,6 @@ use tempfile::TempDir;
 use super::Archive;
 use super::gap::Gap;
 use super::ingest::{IngestAlarm, IngestError, IngestOutcome, prepare_segment};
-use super::lacking::SeedScope;
 use crate::base::retry::ErrorClass;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
@@ -19,6 +18,7 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::vault::repository::fault_store::{FaultStore, InjectedFault};
 use crate::vault::seal::CompressionLevel;
 use crate::vault::seal::keys::{KeyEncryptionKey, SealKeyError};
+use crate::vault::shipper::SeedScope;
 use crate::vault::{self, RequiredCopies, testing};
 
 const MIB: usize = 1 << 20;

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::postgres::archive::lacking::SeedScope;
 use crate::postgres::archive::layout::{ClusterObject, Layout};
 use crate::postgres::archive::{Archive, ArchiveError};
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::vault::UnreachableRepositories;
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
+use crate::vault::shipper::SeedScope;
 use crate::vault::shipper::ShipItem;
 use crate::vault::verify::{DamagedObject, VerifyOptions};
 
@@ -129,7 +129,7 @@ async fn settled_lacking(archive: &Archive, name: &str) -> Result<Vec<ShipItem>,
     let clock = archive.vault().clock();
     let began = clock.elapsed();
     loop {
-        let items = archive.lacking(name, None, SeedScope::All).await?.items;
+        let items = archive.lacking(name, None, SeedScope::default()).await?.items;
         let waited = clock.elapsed().saturating_sub(began) >= LATE_SEGMENT_WAIT;
         if waited || !is_any_young(archive, name, &items).await {
             return Ok(items);
@@ -186,7 +186,7 @@ fn kind_of(kind: SealedKind) -> Option<LackingKind> {
     match kind {
         SealedKind::Cluster => Some(LackingKind::Identity),
         SealedKind::Wal => Some(LackingKind::Segments),
-        SealedKind::WalFile => Some(LackingKind::File),
+        SealedKind::WalFile | SealedKind::Fork => Some(LackingKind::File),
         SealedKind::Gap => Some(LackingKind::Gap),
         SealedKind::Manifest => Some(LackingKind::Backup),
         SealedKind::Pack => Some(LackingKind::Packs),
