@@ -193,3 +193,93 @@ pub fn first_difference(start: Lsn, ours: &[u8], theirs: &[u8]) -> Option<Lsn> {
     let equal = ours.iter().zip(theirs).take_while(|(our, their)| our == their).count();
     (equal < ours.len().min(theirs.len())).then(|| start.saturating_add(equal as u64))
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{Fork, ForkResolution, KeptSide, first_difference};
+    use crate::postgres::archive::lacking::SeedScope;
+    use crate::postgres::archive::tests::{create, segment};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::SystemId;
+    use crate::postgres::format::timeline::TimelineId;
+    use crate::vault::seal::SealedKind;
+
+    fn fork(at: u64, archived_until: u64) -> Fork {
+        Fork {
+            system_id: SystemId::new(7),
+            timeline: TimelineId::FIRST,
+            at: Lsn::new(at),
+            archived_until: Lsn::new(archived_until),
+            noticed_at: Timestamp::UNIX_EPOCH,
+            server: "host".into(),
+            reason: "it was set back".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_incident_is_one_fork_until_it_is_decided_and_the_archive_has_grown() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        assert_eq!(archive.record_fork(fork(500, 900)).await.unwrap().fork, fork(500, 900));
+        // Found again elsewhere, with or without more WAL in the archive: the alarm is on already.
+        for again in [fork(600, 900), fork(450, 900), fork(600, 1000)] {
+            assert_eq!(archive.record_fork(again).await.unwrap().fork, fork(500, 900));
+        }
+        assert_eq!(archive.unresolved_forks().await.unwrap().len(), 1);
+        let (timeline, keep) = (TimelineId::FIRST, KeptSide::Archive);
+        let decided = ForkResolution { timeline, at: Lsn::new(500), keep, decided_at: Timestamp::UNIX_EPOCH };
+        archive.resolve_fork(&decided).await.unwrap();
+        assert_eq!(archive.forks().await.unwrap()[0].resolution, Some(decided.clone()));
+        assert_eq!(archive.record_fork(fork(600, 900)).await.unwrap().resolution, Some(decided));
+        assert_eq!(archive.unresolved_forks().await.unwrap(), []);
+        // Since then WAL was archived, so this is another incident.
+        archive.record_fork(fork(950, 1000)).await.unwrap();
+        assert_eq!(archive.unresolved_forks().await.unwrap().len(), 1);
+        assert_eq!(archive.forks().await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_lacks_a_fork_and_its_decision_gets_both() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let archive = create(&[&dirs[0], &dirs[1]], None).await;
+        archive.record_fork(fork(500, 900)).await.unwrap();
+        let (timeline, keep) = (TimelineId::FIRST, KeptSide::Archive);
+        let decided = ForkResolution { timeline, at: Lsn::new(500), keep, decided_at: Timestamp::UNIX_EPOCH };
+        archive.resolve_fork(&decided).await.unwrap();
+        std::fs::remove_dir_all(dirs[1].path().join("repository/main/fork")).unwrap();
+        let target = archive.vault().repository_names().nth(1).unwrap().to_owned();
+        let lacking = archive.lacking(&target, None, SeedScope::All).await.unwrap();
+        let items: Vec<(&str, SealedKind)> = lacking.items.iter().map(|item| (item.key.as_str(), item.kind)).collect();
+        let name = "main/fork/00000001/00000000000001F4";
+        let resolved = format!("{name}.resolved");
+        assert_eq!(items, [(name, SealedKind::Fork), (resolved.as_str(), SealedKind::Fork)]);
+    }
+
+    #[tokio::test]
+    async fn only_another_content_of_an_archived_segment_is_a_fork() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = create(&[&dir], None).await;
+        let (name, bytes) = segment(7, 3, b"a", 9);
+        let record = async |pushed: &[u8]| archive.record_refused_segment(name, pushed, "host".into()).await.unwrap();
+        assert_eq!(record(&bytes).await, None, "nothing is archived");
+        archive.put_segment(name, bytes.clone()).await.unwrap();
+        assert_eq!(record(&bytes).await, None, "it is the same");
+        let mut other = bytes.to_vec();
+        other[70] ^= 1;
+        let found = record(&other).await.unwrap().fork;
+        assert_eq!((found.at, found.archived_until), (Lsn::new((3 << 20) + 70), Lsn::new(4 << 20)));
+    }
+
+    #[test]
+    fn the_first_difference_is_found_as_far_as_both_reach() {
+        let start = Lsn::new(100);
+        for (ours, theirs, expected) in
+            [("abc", "abc", None), ("abc", "ab", None), ("ab", "abx", None), ("abc", "axc", Some(101)), ("", "x", None)]
+        {
+            let found = first_difference(start, ours.as_bytes(), theirs.as_bytes());
+            assert_eq!(found, expected.map(Lsn::new), "{ours} {theirs}");
+        }
+    }
+}
