@@ -57,7 +57,7 @@ impl<'c> ComparedArchive<'c> {
     }
 }
 
-/// A repository that is not where the configuration says may return with its disk: that is exit code 5, as for one that
+/// A repository that is not at its configured place may return with its disk: that is exit code 5, as for one that
 /// does not answer.
 pub(super) fn as_unreachable(error: anyhow::Error) -> anyhow::Error {
     match exit::exit_code(&error) {
