@@ -99,7 +99,7 @@ pub enum VaultError {
     Spool(Arc<crate::vault::spool::error::SpoolError>),
     /// Two sections of the configuration name one repository.
     #[error(
-        "[repository.{name}] and [repository.{other}] are one repository (id {id}), which counts as one copy: \
+        "[repository.{name}] and [repository.{other}] are one repository, which counts as one copy: \
          they name the same place, or one is a copy that another program made; remove one of the sections"
     )]
     SameRepository {
@@ -107,8 +107,6 @@ pub enum VaultError {
         name: String,
         /// The one that is used.
         other: String,
-        /// Their id.
-        id: repository::RepositoryId,
     },
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]

@@ -19,7 +19,7 @@ impl OpenedIds {
         let id = repository.id();
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((other, _)) = ids.iter().find(|(other, taken)| **taken == id && *other != name) {
-            return Err(VaultError::SameRepository { name: name.to_owned(), other: other.clone(), id });
+            return Err(VaultError::SameRepository { name: name.to_owned(), other: other.clone() });
         }
         ids.insert(name.to_owned(), id);
         Ok(repository)

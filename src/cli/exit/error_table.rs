@@ -48,8 +48,8 @@ use crate::redis::restore::destination::RedisDestinationError;
 use crate::redis::restore::plan::RedisPlanError;
 use crate::redis::wire::{RedisError, RedisTlsError};
 use crate::vault::VaultError;
+use crate::vault::repository::RepositoryError;
 use crate::vault::repository::key::marker_key;
-use crate::vault::repository::{RepositoryError, RepositoryId};
 use crate::vault::retention::RetentionError;
 use crate::vault::seal::SealError;
 use crate::vault::seal::keys::SealKeyError;
@@ -77,10 +77,6 @@ where
         let class = error.kind().class();
         assert_eq!((exit_code(&anyhow::Error::from(error)), class), expected, "{shown}");
     }
-}
-
-fn repository_id() -> RepositoryId {
-    RepositoryId::try_from("a1".to_owned()).unwrap()
 }
 
 fn text() -> String {
@@ -172,7 +168,7 @@ fn errors_of_the_vault() {
         (VaultError::KeysMissing { name: text() }, INTEGRITY),
         (VaultError::NotAllAnswered { why: text() }, UNAVAILABLE),
         (VaultError::Vanished { what: text() }, FAILED),
-        (VaultError::SameRepository { name: text(), other: text(), id: repository_id() }, USAGE),
+        (VaultError::SameRepository { name: text(), other: text() }, USAGE),
         (VaultError::NoRepository, USAGE),
         (VaultError::WorkerLost, FAILED),
     ]);
