@@ -199,12 +199,12 @@ mod tests {
     use jiff::Timestamp;
 
     use super::{Fork, ForkResolution, KeptSide, first_difference};
-    use crate::postgres::archive::lacking::SeedScope;
     use crate::postgres::archive::tests::{create, segment};
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::segment::SystemId;
     use crate::postgres::format::timeline::TimelineId;
     use crate::vault::seal::SealedKind;
+    use crate::vault::shipper::SeedScope;
 
     fn fork(at: u64, archived_until: u64) -> Fork {
         Fork {
