@@ -91,10 +91,8 @@ fn a_stream_of_wal_does_not_keep_a_backup_out() {
     let [pack, manifest] = backup(1);
     follower.compared([pack.clone(), manifest.clone()], None, NOW);
     let mut shipped = BTreeSet::new();
-    let mut next = 0;
-    for _ in 0..100 {
-        follower.hold(segment(next));
-        next += 1;
+    for number in 0..100 {
+        follower.hold(segment(number));
         if let Step::Ship(item) = follower.next(NOW) {
             follower.shipped(&item, NOW);
             shipped.insert(item);
@@ -175,7 +173,7 @@ impl Model {
                     item.stage != ShipStage::Log || from.as_ref().is_none_or(|from| item.key > *from)
                 };
                 let listed: BTreeSet<ShipItem> = self.source.iter().filter(after).cloned().collect();
-                let last = self.source.iter().filter(|item| item.stage == ShipStage::Log).next_back();
+                let last = self.source.iter().rfind(|item| item.stage == ShipStage::Log);
                 let through = last.map(|item| item.key.clone());
                 self.seen = self.source.clone();
                 let items = listed.difference(&self.target).cloned().collect();
@@ -314,6 +312,7 @@ impl Model {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "more seeds are asked for by hand")]
 fn whatever_happens_a_repository_gets_everything_in_the_end() {
     let seeds = std::env::var("WALKEEP_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2_000);
     for seed in 1..=seeds {
