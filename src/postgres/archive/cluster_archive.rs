@@ -43,6 +43,14 @@ impl Archive {
         &self.required
     }
 
+    /// The archive as the repositories that are open now have it; `None` if all are open, or none.
+    #[must_use]
+    pub fn reachable_view(&self) -> Option<Arc<Archive>> {
+        let open: Vec<&str> = self.vault.repositories().map(|(name, _)| name).collect();
+        let some = !open.is_empty() && self.vault.unreachable().next().is_some();
+        some.then(|| Arc::new(self.view(|name| open.contains(&name))))
+    }
+
     /// The archive as each repository alone has it, with the repository's name, in the order of the configuration.
     #[must_use]
     pub fn single_views(&self) -> Vec<(String, Arc<Archive>)> {

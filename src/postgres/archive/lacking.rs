@@ -241,35 +241,52 @@ fn segment_of_file(file: &WalFileName) -> Option<SegmentName> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::SeedScope;
+    use crate::postgres::archive::manifest::sample_summary;
     use crate::postgres::archive::tests::{create, segment};
+    use crate::postgres::format::lsn::Lsn;
+    use crate::postgres::format::segment::WalFileName;
+    use crate::vault::seal::SealedKind;
     use crate::vault::shipper::ShipStage;
 
-    /// A receiver stored new WAL in a repository that was added and not filled yet: the older WAL is lacking. Once it
-    /// has had a backup, the older WAL is what its retention removed.
+    /// A receiver stored new WAL in a repository that was added and not filled yet: the older WAL is lacking. What is
+    /// older than its own first backup is what its retention removed, the beginnings of lost segments too.
     #[tokio::test]
-    async fn a_repository_without_backups_lacks_older_wal_too() {
+    async fn a_repository_lacks_all_wal_until_it_has_a_backup() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let archive = create(&[&dirs[0], &dirs[1]], None).await;
         for number in 3..7 {
             let (name, bytes) = segment(7, number, b"a", 9);
             archive.put_segment(name, bytes).await.unwrap();
         }
+        let first = archive.view(|name| name == "place0");
+        for number in [2, 5] {
+            let (segment, bytes) = segment(7, number, b"a", 9);
+            first.put_file(&WalFileName::Tail { segment, len: 5000 }, bytes.slice(..5000)).await.unwrap();
+        }
         let second = dirs[1].path().join("repository/main");
         for number in [3, 4, 6] {
             std::fs::remove_file(second.join(format!("wal/00000001/00000000/00000001000000000000000{number}")))
                 .unwrap();
         }
-        let log = async || -> Vec<String> {
-            let lacking = archive.lacking("place1", None, SeedScope::All).await.unwrap();
+        let log = async |cursor: Option<u64>, scope| -> Vec<String> {
+            let cursor = cursor.map(|number| archive.layout().segment(segment(7, number, b"a", 9).0));
+            let lacking = archive.lacking("place1", cursor.as_ref(), scope).await.unwrap();
             let log = lacking.items.iter().filter(|item| item.stage == ShipStage::Log);
-            log.map(|item| item.key.file_name().chars().last().unwrap().to_string()).collect()
+            log.map(|item| item.key.file_name().chars().skip(23).take(1).collect()).collect()
         };
-        assert_eq!(log().await, ["3", "4", "6"]);
-        let expired = archive.layout().expired();
-        let had = dirs[1].path().join("repository").join(expired.as_str());
-        std::fs::create_dir_all(&had).unwrap();
-        std::fs::write(had.join("20260101T000000Z-F"), "").unwrap();
-        assert_eq!(log().await, ["6"]);
+        assert_eq!(log(None, SeedScope::default()).await, ["3", "4", "6", "2", "5"]);
+        let mut summary = sample_summary();
+        summary.start_lsn = Lsn::new(5 << 20);
+        let key = archive.layout().backup(&summary.label).unwrap();
+        let alone = archive.view(|name| name == "place1");
+        let plain = vec![Bytes::from_static(b"x")];
+        alone.vault().put_object(SealedKind::Manifest, &key, plain, summary.to_bytes()).await.unwrap();
+        for cursor in [None, Some(6)] {
+            assert_eq!(log(cursor, SeedScope::default()).await, ["6", "5"], "{cursor:?}");
+        }
+        assert_eq!(log(None, SeedScope::All).await, ["3", "4", "6", "2", "5"]);
     }
 }

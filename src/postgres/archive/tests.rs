@@ -18,7 +18,6 @@ use crate::postgres::format::timeline::TimelineId;
 use crate::vault::repository::fault_store::{FaultStore, InjectedFault};
 use crate::vault::seal::CompressionLevel;
 use crate::vault::seal::keys::{KeyEncryptionKey, SealKeyError};
-use crate::vault::shipper::SeedScope;
 use crate::vault::{self, RequiredCopies, testing};
 
 const MIB: usize = 1 << 20;
@@ -428,30 +427,5 @@ async fn an_index_in_the_making_is_waited_for() {
         for result in opened {
             result.unwrap().unwrap();
         }
-    }
-}
-
-/// A repository lacks a tail only if its own retention has not removed the segments around it, cursor or not.
-#[tokio::test]
-async fn a_tail_is_lacking_from_the_first_segment_on() {
-    let (one, two) = (dir(), dir());
-    let archive = create(&[&one, &two], None).await;
-    for number in 3..=6 {
-        let (name, bytes) = segment(7, number, b"a", 9);
-        archive.put_segment(name, bytes).await.unwrap();
-    }
-    let place = archive.vault().repository_names().next().unwrap().to_owned();
-    let alone = archive.view(|name| name == place);
-    for number in [2, 4] {
-        let (segment, bytes) = segment(7, number, b"a", 9);
-        alone.put_file(&WalFileName::Tail { segment, len: 5000 }, bytes.slice(..5000)).await.unwrap();
-    }
-    let target = archive.vault().repository_names().find(|name| **name != *place).unwrap().to_owned();
-    let cursor = archive.layout().segment(segment(7, 6, b"a", 9).0);
-    let wanted = archive.layout().file(&WalFileName::Tail { segment: segment(7, 4, b"a", 9).0, len: 5000 });
-    for cursor in [None, Some(&cursor)] {
-        let lacking = archive.lacking(&target, cursor, SeedScope::All).await.unwrap();
-        let keys: Vec<_> = lacking.items.into_iter().map(|item| item.key).collect();
-        assert_eq!(keys, std::slice::from_ref(&wanted), "{cursor:?}");
     }
 }

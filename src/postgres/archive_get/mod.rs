@@ -90,6 +90,10 @@ pub async fn archive_get(
     spool: Option<&Spool>,
 ) -> Result<ArchiveGetOutcome, ArchiveGetError> {
     let name = WalFileName::parse(&request.name).ok_or_else(|| ArchiveGetError::Name(request.name.clone()))?;
+    // The plan proved that the repositories that can be reached have all that the target needs, and PostgreSQL refuses
+    // to end recovery before it. So an unreachable repository is not waited for, for example one whose disk is lost.
+    let reachable = (request.has_target && !request.standby).then(|| archive.reachable_view()).flatten();
+    let archive = reachable.as_ref().unwrap_or(archive);
     let WalFileName::Segment(segment) = name else {
         // PostgreSQL asks for histories when recovery begins and when it ends: what was fetched ahead is of no more
         // use.

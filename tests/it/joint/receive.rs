@@ -10,7 +10,7 @@ use crate::support::{Cluster, Options, QUICK, Site};
 fn one_process_follows_all_and_one_that_fails_ends_no_other() {
     let small = || Options::default().segment_size_mb(1);
     let (main, other) = (Cluster::start(QUICK, small()), Cluster::start(QUICK, small()));
-    let mut redis = RedisServer::start("7.2", &[]);
+    let mut redis = RedisServer::start("7.0", &[]);
     let site = Site::for_cluster(&main);
     let text = std::fs::read_to_string(site.config()).unwrap();
     let sections = format!(

@@ -72,28 +72,31 @@ impl Scene {
         })
     }
 
-    /// The rows that a restore from one repository alone gives.
-    fn restored_rows(&self, keep: &str) -> String {
+    /// The rows that a restore gives, with these repositories configured.
+    fn restored_rows(&self, keep: &[&str]) -> String {
         let text = fs::read_to_string(self.site.config()).unwrap();
         let (mut kept, mut dropping) = (String::new(), false);
         for line in text.lines() {
             if line.starts_with('[') {
-                dropping = line.starts_with("[repository.") && line != format!("[repository.{keep}]");
+                let kept = keep.iter().any(|name| {
+                    line == format!("[repository.{name}]") || line.starts_with(&format!("[repository.{name}] "))
+                });
+                dropping = line.starts_with("[repository.") && !kept;
             }
             if !dropping {
                 kept += &format!("{line}\n");
             }
         }
-        let config = self.site.scratch().file(&format!("{keep}.toml"), &kept);
-        let state = self.site.path().join(format!("state-{keep}"));
+        let name = keep.join("-");
+        let state = self.site.path().join(format!("state-{name}"));
         let kept = kept.replace(self.site.state_dir().to_str().unwrap(), state.to_str().unwrap());
-        self.site.scratch().file(&format!("{keep}.toml"), &kept);
-        let data = self.site.path().join(format!("restored-{keep}"));
+        let config = self.site.scratch().file(&format!("{name}.toml"), &kept);
+        let data = self.site.path().join(format!("restored-{name}"));
         let config = config.to_str().unwrap();
         let bin = self.cluster.program("postgres");
         let bindir = bin.parent().unwrap().to_str().unwrap();
         let arguments = ["--config", config, "restore", "postgres", "--pgdata", data.to_str().unwrap()];
-        self.site.walkeep(&[arguments.as_slice(), &["--bindir", bindir]].concat()).expect_ok();
+        self.site.walkeep(&[arguments.as_slice(), &["--pg-bindir", bindir]].concat()).expect_ok();
         let mut server = Cluster::adopt(QUICK, &data);
         server.start_again();
         server.wait_for("select not pg_is_in_recovery()");
@@ -147,8 +150,11 @@ fn a_repository_that_is_unreachable_delays_nothing_and_is_filled() {
     scene.await_equal(&receiver);
     assert!(receiver.terminate().success(), "{}", receiver.output());
     for keep in ["local", "second"] {
-        assert_eq!(scene.restored_rows(keep), "1,2,3,4", "{keep}");
+        assert_eq!(scene.restored_rows(&[keep]), "1,2,3,4", "{keep}");
     }
+    // The day the first one burns its section is in the configuration still.
+    fs::rename(scene.site.repository(), scene.site.path().join("burnt")).unwrap();
+    assert_eq!(scene.restored_rows(&["local", "second"]), "1,2,3,4");
     scene.cluster.stop();
 }
 

@@ -29,14 +29,18 @@ impl Spooled {
         fs::rename(site.repository(), site.path().join("kept")).unwrap();
         cluster.sql("create table t (x text)");
         let mut segments = Vec::new();
+        let flushed =
+            "select coalesce(bool_or(flush_lsn = pg_current_wal_flush_lsn()), false) from pg_stat_replication";
         for _ in 0..3 {
-            cluster.sql("insert into t select md5(g::text) from generate_series(1, 3000) g");
+            // Acknowledged in between, so that each file has several frames.
+            for _ in 0..2 {
+                cluster.sql("insert into t select md5(g::text) from generate_series(1, 1500) g");
+                cluster.wait_for(flushed);
+            }
             let name = cluster.switch_wal();
             segments.push((name.clone(), fs::read(cluster.pg_wal().join(&name)).unwrap()));
         }
-        cluster.wait_for(
-            "select coalesce(bool_or(flush_lsn = pg_current_wal_flush_lsn()), false) from pg_stat_replication",
-        );
+        cluster.wait_for(flushed);
         receiver.kill9();
         let spooled = Spooled { cluster, site, segments };
         let files = spooled.files();
@@ -92,12 +96,12 @@ impl Spooled {
         fs::rename(self.site.path().join("kept"), self.site.repository()).unwrap();
     }
 
-    /// Changes a bit in the middle of the spool file of this segment, and returns the file.
+    /// Changes a bit after the first frames of the spool file of this segment, and returns the file.
     fn change_a_bit(&self, nth: usize) -> Vec<u8> {
         let path = self.folder().join(format!("{}.tail", self.segments[nth].0));
         let mut bytes = fs::read(&path).unwrap();
-        let half = bytes.len() / 2;
-        bytes[half] ^= 1;
+        let late = bytes.len() * 3 / 4;
+        bytes[late] ^= 1;
         fs::write(&path, &bytes).unwrap();
         bytes
     }
