@@ -239,7 +239,7 @@ fn join_lines(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod error_table;
+mod error_table_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
 //! WAL records: the fixed header, the CRC, and where a record's main data lies (`xlogrecord.h`, `DecodeXLogRecord` in
-//! `xlogreader.c`).
+//! `xlogreader.c`). [`super::decode`] checks them.
 
 use crate::postgres::format::lsn::Lsn;
 

@@ -24,6 +24,7 @@
 //! Memory: a few MiB of bytes not yet spooled, and one stretch at a time on its way to each repository:
 //! [`ReceiveSettings::rotate_bytes`], or one command if that is longer.
 
+mod acknowledge;
 mod base_snapshot;
 mod continuation;
 mod position;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use super::acknowledge::acknowledgeable_offset;
 use super::base_snapshot::{BaseSnapshot, SnapshotTask, SnapshotTaskResult};
 use super::position::ReceivePosition;
 use super::settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
@@ -104,11 +105,9 @@ impl Receiver<'_> {
         })
     }
 
-    /// What may be acknowledged of what is durable here: nothing as long as no snapshot is stored that leads to it, for
-    /// without one nobody can restore it. The server takes a smaller offset than before for a sign of life
-    /// (`replconfCommand`, replication.c).
+    /// What may be acknowledged of what is durable here ([`acknowledgeable_offset`]).
     pub(super) fn acknowledgeable_offset(&self, durable: u64) -> u64 {
-        if self.base_snapshot.has_snapshot { durable } else { 0 }
+        acknowledgeable_offset(durable, self.base_snapshot.has_snapshot)
     }
 
     /// The parts that are waited for at once.

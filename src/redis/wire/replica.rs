@@ -1,7 +1,8 @@
 //! Being a replica: the handshake, the snapshot in either of its two forms, and the stream after it.
 //!
 //! What is sent and answered stands in `syncWithMaster` and `slaveTryPartialResynchronization` (replication.c), seen
-//! from the replica; `syncCommand` and `masterTryPartialResynchronization` are the other side.
+//! from the replica; `syncCommand` and `masterTryPartialResynchronization` are the other side. What is acknowledged is
+//! decided in `redis::receive`.
 
 use bytes::{Bytes, BytesMut};
 

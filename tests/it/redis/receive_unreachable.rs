@@ -89,7 +89,7 @@ fn a_repository_that_is_away_keeps_nothing_from_the_other_one() {
     acknowledged(&server, &mut receiver);
     awaited(&site, &receiver, before + 1);
     forbid(&second, false);
-    let back = until(PATIENCE, || receiver.output().contains("all repositories can be reached now").then_some(()));
+    let back = until(PATIENCE, || receiver.output().contains("the repository is reachable again").then_some(()));
     assert!(back.is_some(), "{}", receiver.output());
     server.feed("SET d 1\n");
     acknowledged(&server, &mut receiver);

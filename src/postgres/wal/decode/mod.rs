@@ -4,8 +4,10 @@
 //! record before as `ValidXLogRecordHeader` and `ValidXLogRecord` do (`xlogreader.c`). A record that lies within one
 //! page of one piece is handed out where it lies; only what pages or pieces divide is copied. It does not read bodies
 //! ([`super::event`] does), nor does it look for the log beyond damage: the first error is the last word.
+//! [`record_check`] has the checks of a record.
 
 mod error;
+mod record_check;
 
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
@@ -17,7 +19,7 @@ use super::page::{
     ALL_FLAGS, DEFAULT_WAL_PAGE_BYTES, FIRST_IS_CONTRECORD, FIRST_IS_OVERWRITE_CONTRECORD, HAS_LONG_HEADER,
     LONG_PAGE_HEADER_BYTES, MajorVersion, SHORT_PAGE_HEADER_BYTES, WalPageHeader,
 };
-use super::record::{MAX_RECORD_BYTES, MIN_RECORD_BYTES, RECORD_HEADER_BYTES, RecordHeader, WalRecord, record_crc};
+use super::record::{RECORD_HEADER_BYTES, RecordHeader, WalRecord};
 
 /// The log's end, as it shows in a segment that was not filled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -412,42 +414,6 @@ impl WalDecoder {
         self.divided = false;
         self.state = DecoderState::Ended(LogEnd { at: self.record_start, seen_at: self.record_start });
         DecodeStep::On
-    }
-
-    /// What can be said of a record before all of it is there.
-    #[inline]
-    fn check_header(&self, header: &RecordHeader) -> Result<(), DecodeError> {
-        let at = self.record_start;
-        let damaged = |problem| Err(DecodeError::Header { at, problem });
-        self.check_length(header.total_len)?;
-        if !header.has_valid_rmgr() {
-            return damaged("a resource manager that does not exist");
-        }
-        match self.last {
-            Some(expected) if expected != header.prev => Err(DecodeError::Chain { at, found: header.prev, expected }),
-            None if header.prev >= at => damaged("it follows a record further on"),
-            _ => Ok(()),
-        }
-    }
-
-    #[inline]
-    fn check_length(&self, total_len: u32) -> Result<(), DecodeError> {
-        if (MIN_RECORD_BYTES..=MAX_RECORD_BYTES).contains(&total_len) {
-            return Ok(());
-        }
-        Err(DecodeError::Header { at: self.record_start, problem: "a length that no record has" })
-    }
-
-    #[inline]
-    fn check_crc(&self, header: &RecordHeader, bytes: &[u8]) -> Result<(), DecodeError> {
-        let computed = match bytes.split_first_chunk::<RECORD_HEADER_BYTES>() {
-            Some((fixed, body)) => record_crc(fixed, body),
-            None => 0,
-        };
-        if computed == header.crc {
-            return Ok(());
-        }
-        Err(DecodeError::Crc { at: self.record_start, stored: header.crc, computed })
     }
 
     /// Checks the header of the page at `at`, and turns to what stands first in it.
