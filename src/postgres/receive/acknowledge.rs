@@ -53,6 +53,19 @@ impl DurabilityLedger {
         DurabilityLedger { policy, size, stages: VecDeque::from([stage]), safe: first.start(size) }
     }
 
+    /// A ledger of a stream that continues with the segment `next`. What is before it, from `first` on, is whole in the
+    /// spool and not archived: with [`AcknowledgePolicy::Repository`] that may not be acknowledged yet.
+    #[must_use]
+    pub fn resume(policy: AcknowledgePolicy, size: SegmentSize, first: SegmentNo, next: SegmentNo) -> DurabilityLedger {
+        let mut ledger = DurabilityLedger::new(policy, size, first);
+        let mut number = first;
+        while number < next {
+            ledger.mark_spooled(number, number.end(size));
+            number = number.next();
+        }
+        ledger
+    }
+
     /// The policy.
     #[must_use]
     pub const fn policy(&self) -> AcknowledgePolicy {
@@ -192,6 +205,20 @@ mod tests {
         assert_eq!(ledger.safe_lsn(), at(11, 8));
         ledger.raise_safe_lsn(at(10, 3));
         assert_eq!(ledger.safe_lsn(), at(11, 8), "what was acknowledged is not taken back");
+    }
+
+    /// A restart acknowledges nothing that the policy does not count as safe.
+    #[test]
+    fn what_is_only_spooled_is_not_acknowledged_after_a_restart_either() {
+        let size = SegmentSize::new(MIB).unwrap();
+        let resumed = |policy| DurabilityLedger::resume(policy, size, SegmentNo::new(10), SegmentNo::new(12));
+        assert_eq!(resumed(AcknowledgePolicy::Spool).safe_lsn(), at(12, 0));
+        let mut strict = resumed(AcknowledgePolicy::Repository);
+        assert_eq!(strict.safe_lsn(), at(10, 0));
+        strict.mark_archived(SegmentNo::new(11));
+        assert_eq!(strict.safe_lsn(), at(10, 0));
+        strict.mark_archived(SegmentNo::new(10));
+        assert_eq!(strict.safe_lsn(), at(12, 0));
     }
 
     proptest! {

@@ -26,8 +26,10 @@ const NEAR_STANDBY_SEGMENTS: u64 = 3;
 #[derive(Debug)]
 pub(super) struct IntakeStart {
     pub(super) timeline: TimelineId,
-    /// The first segment that is not archived.
+    /// The segment under way: the first of which the spool has not all.
     pub(super) segment: SegmentNo,
+    /// The first segment that is not archived. From there to the segment under way, all is in the spool.
+    pub(super) unarchived: SegmentNo,
     /// What the spool holds of it, and the file to go on with.
     pub(super) spooled: Option<(SpoolFile, Bytes)>,
 }
@@ -99,7 +101,7 @@ impl TimelineIntake {
     ) -> Result<TimelineIntake, ReceiveError> {
         let start = begin.segment.start(size);
         let mut assembler = SegmentAssembler::new(begin.timeline, size, start);
-        let mut ledger = DurabilityLedger::new(policy, size, begin.segment);
+        let mut ledger = DurabilityLedger::resume(policy, size, begin.unarchived, begin.segment);
         let mut tail = None;
         if let Some((file, bytes)) = begin.spooled {
             let wrong = |source| ReceiveError::Assemble { timeline: begin.timeline, source };

@@ -423,7 +423,7 @@ impl Receiver<'_> {
         self.archive_unfinished_segment().await?;
         let Some(state) = &mut self.state else { return Ok(()) };
         let segment = state.size.segment_of(next.start);
-        let beginning = IntakeStart { timeline: next.timeline, segment, spooled: None };
+        let beginning = IntakeStart { timeline: next.timeline, segment, unarchived: segment, spooled: None };
         let mut intake = TimelineIntake::new(beginning, self.spool.clone(), state.size, self.settings.acknowledge)?;
         intake.raise_safe_lsn(safe.min(next.start));
         state.copies.forget_positions();
@@ -544,7 +544,7 @@ impl Receiver<'_> {
             return Ok(());
         };
         let Some(state) = &mut self.state else { return Ok(()) };
-        let beginning = IntakeStart { timeline, segment, spooled: None };
+        let beginning = IntakeStart { timeline, segment, unarchived: segment, spooled: None };
         state.intake = TimelineIntake::new(beginning, self.spool.clone(), size, self.settings.acknowledge)?;
         Ok(())
     }

@@ -96,14 +96,14 @@ pub(super) async fn find_start(
         let (tail, bytes) = opened.map_err(|_panic| ReceiveError::WorkerLost)??;
         if bytes.len() < known.size.len() {
             settle_leftovers(archive, spool, known, &listed, missing, Some(name)).await?;
-            return Ok(IntakeStart { timeline, segment: next, spooled: Some((tail, bytes)) });
+            return Ok(IntakeStart { timeline, segment: next, unarchived: first, spooled: Some((tail, bytes)) });
         }
         uploads.push_spooled(name);
         next = next.next();
     }
     settle_leftovers(archive, spool, known, &listed, missing, None).await?;
     // Whole segments that are only spooled yet are durable here; the stream goes on after them.
-    Ok(IntakeStart { timeline, segment: next, spooled: None })
+    Ok(IntakeStart { timeline, segment: next, unarchived: first, spooled: None })
 }
 
 /// What was measured of the server's clock for the segment under way, as far as its pieces tell. Nothing depends on it
