@@ -270,6 +270,16 @@ async fn a_lost_answer_is_settled_by_content() {
     assert_eq!(repository.get(&key("main/b")).await.unwrap(), theirs);
 }
 
+/// S3 answers 409 to a create while another one is under way, which may then fail.
+#[tokio::test]
+async fn a_conflict_that_leaves_no_object_is_tried_again() {
+    let (repository, store) = faulty().await;
+    // The first failure lets an existing object be our own, as it always may be over the network.
+    store.set_script([Some(InjectedFault::Refuse), Some(InjectedFault::Conflict)]);
+    assert_eq!(repository.put_new(&key("main/a"), parts(b"mine")).await.unwrap(), PutOutcome::Created);
+    assert_eq!(repository.get(&key("main/a")).await.unwrap(), "mine");
+}
+
 #[tokio::test]
 async fn what_never_answers_is_an_error_in_the_end_and_not_for_ever() {
     let (repository, store) = faulty().await;

@@ -128,6 +128,9 @@ pub enum StoreFailure {
     /// It took too long.
     #[error("no answer within {0} seconds")]
     TimedOut(u64),
+    /// The store refused a create because of another request, and there is no object.
+    #[error("another request for the same object was under way, and there is no object now")]
+    ConflictPassed,
     /// The program is ending, or a worker died.
     #[error("the call was given up")]
     GivenUp,

@@ -24,6 +24,8 @@ pub(crate) enum InjectedFault {
     Hang,
     /// The answer that there is nothing.
     Absent,
+    /// The answer that the object exists, though nothing was done.
+    Conflict,
 }
 
 /// Wraps a store. Calls follow the script, one entry each; after its end they succeed.
@@ -69,6 +71,7 @@ async fn run_with_fault<T>(fault: Option<InjectedFault>, call: impl Future<Outpu
             Err(injected_error())
         }
         Some(InjectedFault::Hang) => std::future::pending().await,
+        Some(InjectedFault::Conflict) => Err(Error::AlreadyExists { path: String::new(), source: "planted".into() }),
         Some(InjectedFault::Absent) => Err(Error::NotFound { path: String::new(), source: "planted".into() }),
     }
 }

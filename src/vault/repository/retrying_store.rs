@@ -83,8 +83,17 @@ impl RetryingStore {
                 }
                 Err(CreateRefusal::Exists) => {
                     self.sync_local_object(&call, key, true).await?;
-                    let ours = may_be_ours && self.has_same_bytes(key, &payload).await?;
-                    return Ok(if ours { PutOutcome::Created } else { PutOutcome::Exists });
+                    if !may_be_ours {
+                        return Ok(PutOutcome::Exists);
+                    }
+                    match self.has_same_bytes(key, &payload).await {
+                        Ok(true) => return Ok(PutOutcome::Created),
+                        Ok(false) => return Ok(PutOutcome::Exists),
+                        // A store also refuses a create while another request for the same object is under way (409
+                        // ConditionalRequestConflict of S3). If nothing is there afterwards, that one did not succeed.
+                        Err(RepositoryError::NotFound { .. }) => call.unavailable_error(StoreFailure::ConflictPassed),
+                        Err(error) => return Err(error),
+                    }
                 }
                 Err(CreateRefusal::Error(error)) => error,
             };
