@@ -60,14 +60,14 @@ struct Tickets {
 }
 
 impl Tickets {
-    fn add(&self, ticket: &Arc<Ticket>) {
+    fn add(&self, ticket: &Arc<Ticket>, kept_segments: usize) {
         let mut open = lock(&self.open);
         open.retain(|_, ticket| ticket.strong_count() > 0);
         open.insert(ticket.prepared.key().clone(), Arc::downgrade(ticket));
         drop(open);
         let mut kept = lock(&self.kept);
         kept.push_back(Arc::clone(ticket));
-        while kept.len() > KEPT_SEGMENTS {
+        while kept.len() > kept_segments {
             kept.pop_front();
         }
     }
@@ -114,7 +114,8 @@ impl Followers {
         let item = ShipItem { stage: ShipStage::Log, key: prepared.key().clone(), kind: SealedKind::Wal };
         let ticket = Arc::new(Ticket { prepared, progress: watch::Sender::new(Progress::default()) });
         let mut progress = ticket.progress.subscribe();
-        self.tickets.add(&ticket);
+        // A lone repository has no one to wait for.
+        self.tickets.add(&ticket, if self.lanes.len() > 1 { KEPT_SEGMENTS } else { 0 });
         for lane in &self.lanes {
             lane.hold(item.clone()).await?;
         }
