@@ -33,8 +33,7 @@ impl Archive {
     /// What the cluster is, in every repository that can be reached: written where it is missing.
     ///
     /// # Errors
-    /// No repository could be asked, or two of them disagree. Nothing is said about whether the answer equals
-    /// `proposed`.
+    /// No repository could be asked, or two of them disagree. The answer may differ from `proposed`.
     pub(super) async fn identity_or_create(&self, proposed: ArchiveIdentity) -> Result<ArchiveIdentity, ArchiveError> {
         if let Some(identity) = self.identity.get() {
             return Ok(*identity);

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::base::blocking::run_blocking;
-use crate::base::durable::DurableError;
 use crate::postgres::archive::ingest::{
     IngestError, IngestOutcome, Ingested, LackingRepository, PreparedSegment, alarm_of_digest,
 };
@@ -29,11 +29,15 @@ use crate::vault::shipper::{CopyOutcome, Lacking, SeedScope, ShipItem, ShipStage
 /// another one.
 const KEPT_SEGMENTS: usize = 2;
 
+/// How long to wait before the cursors are written again. Only a segment that fills a hole waits for that.
+const RETRACT_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The followers of one cluster's stream. Dropped, they end; what a repository lacks then is found at the next start.
 pub(super) struct Followers {
     archive: Arc<Archive>,
     lanes: Vec<Arc<Lane>>,
     tickets: Arc<Tickets>,
+    cursors: Arc<Mutex<CursorFile>>,
     _tasks: JoinSet<()>,
 }
 
@@ -100,7 +104,7 @@ impl Followers {
         for lane in &lanes {
             tasks.spawn(Arc::clone(lane).run());
         }
-        Followers { archive: Arc::clone(archive), lanes, tickets, _tasks: tasks }
+        Followers { archive: Arc::clone(archive), lanes, tickets, cursors, _tasks: tasks }
     }
 
     /// Brings a segment into the repositories. When this returns it is durable in all that are required; the others get
@@ -116,9 +120,9 @@ impl Followers {
         let mut progress = ticket.progress.subscribe();
         // A lone repository has no one to wait for.
         self.tickets.add(&ticket, if self.lanes.len() > 1 { KEPT_SEGMENTS } else { 0 });
-        for lane in &self.lanes {
-            lane.hold(item.clone()).await?;
-        }
+        self.lanes.iter().for_each(|lane| lock(&lane.follower).announce(&item));
+        self.retract_saved_cursors(&item.key).await?;
+        self.lanes.iter().for_each(|lane| lane.change(|follower| follower.hold(item.clone())));
         let has = |progress: &Progress, name: &str| {
             self.lanes.iter().any(|lane| lane.name == name && progress.stored.contains_key(&lane.place))
         };
@@ -143,6 +147,22 @@ impl Followers {
             alarm: alarm_of_digest(&digest),
             digest: Some(digest),
         })
+    }
+}
+
+impl Followers {
+    /// Takes the cursors on disk back that are past this key, before any repository has its object.
+    async fn retract_saved_cursors(&self, key: &ObjectKey) -> Result<(), VaultError> {
+        if !lock(&self.cursors).is_past(key) {
+            return Ok(());
+        }
+        loop {
+            let (cursors, key) = (Arc::clone(&self.cursors), key.clone());
+            let retracted = run_blocking(move || lock(&cursors).retract_to(&key)).await?;
+            let Err(error) = retracted else { return Ok(()) };
+            tracing::error!(%error, "an older segment waits until the state directory can be written");
+            self.archive.vault().clock().sleep(RETRACT_RETRY_INTERVAL).await;
+        }
     }
 }
 
@@ -201,21 +221,6 @@ impl Lane {
     fn change(&self, change: impl FnOnce(&mut Follower)) {
         change(&mut lock(&self.follower));
         self.changed.notify_one();
-    }
-
-    /// Offers an item to the follower. A cursor that it takes back is durable when this returns.
-    async fn hold(self: &Arc<Self>, item: ShipItem) -> Result<(), VaultError> {
-        let retracted = {
-            let mut follower = lock(&self.follower);
-            let before = follower.cursor().is_some();
-            follower.hold(item);
-            before && follower.cursor().is_none()
-        };
-        self.changed.notify_one();
-        if retracted {
-            self.save_cursor(None).await.map_err(|_logged| VaultError::WorkerLost)?;
-        }
-        Ok(())
     }
 
     async fn ship(&self, item: ShipItem) {
@@ -302,20 +307,22 @@ impl Lane {
     }
 
     /// Writes a cursor that has moved forward. One that is not written costs the next start time, and nothing else.
-    async fn advance_saved_cursor(&self) {
-        let Some(cursor) = lock(&self.follower).cursor().cloned() else { return };
-        if let Err(error) = self.save_cursor(Some(cursor)).await {
+    async fn advance_saved_cursor(self: &Arc<Self>) {
+        let Some(id) = *lock(&self.followed) else { return };
+        let now = lock(&self.follower).cursor().cloned();
+        if now.is_none() || lock(&self.cursors).cursor(id) == now {
+            return;
+        }
+        let lane = Arc::clone(self);
+        // Read again under the file's lock: an older object may have taken the cursor back meanwhile.
+        let save = move || {
+            let mut cursors = lock(&lane.cursors);
+            let cursor = lock(&lane.follower).cursor().cloned();
+            cursors.set(id, cursor.as_ref())
+        };
+        if let Ok(Err(error)) = run_blocking(save).await {
             tracing::debug!(repository = self.name, %error, "the cursor is not written; the next start compares more");
         }
-    }
-
-    async fn save_cursor(&self, cursor: Option<ObjectKey>) -> Result<(), DurableError> {
-        let Some(id) = *lock(&self.followed) else { return Ok(()) };
-        if lock(&self.cursors).cursor(id) == cursor {
-            return Ok(());
-        }
-        let cursors = Arc::clone(&self.cursors);
-        run_blocking(move || lock(&cursors).set(id, cursor.as_ref())).await.unwrap_or(Ok(()))
     }
 }
 

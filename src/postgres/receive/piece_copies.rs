@@ -61,8 +61,8 @@ impl PieceCopies {
         self.lanes.iter_mut().for_each(|lane| lane.uploads.copy_now(partial, clocks));
     }
 
-    /// Waits for the next piece that is put, for ever if there is none. Cancel safe. Answers what of a segment is now
-    /// in every required repository.
+    /// Waits for the next piece that is put, indefinitely if there is none. Cancel safe. Returns the part of a segment
+    /// that every required repository has now.
     pub(super) async fn next_finished(&mut self) -> Option<WalPiece> {
         let (piece, nth) = {
             let finished = self.lanes.iter_mut().map(|lane| lane.uploads.next_finished().boxed());

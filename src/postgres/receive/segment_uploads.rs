@@ -288,7 +288,7 @@ impl SegmentUpload {
                 let mut storing = std::pin::pin!(self.followers.store(prepared.clone()));
                 match timeout(&**clock, STUCK_AFTER, storing.as_mut()).await {
                     Some(stored) => stored,
-                    // The repositories are asked again and again; nobody should wait for their commit that long.
+                    // The repositories are tried again and again. A commit must not wait that long.
                     None => {
                         stuck.count_in();
                         storing.await

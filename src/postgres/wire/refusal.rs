@@ -42,7 +42,7 @@ pub(crate) enum SessionKind {
     Sql,
 }
 
-/// A refusal that somebody decides by, or that there is advice for.
+/// A refusal on which a decision depends, or for which walkeep has advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ServerRefusal {
     WalRemoved,

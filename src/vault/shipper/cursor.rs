@@ -62,6 +62,25 @@ impl CursorFile {
             Some(new) => self.cursors.insert(id, new),
             None => self.cursors.remove(&id),
         };
+        self.write()
+    }
+
+    /// Whether a cursor is at or after this key.
+    #[must_use]
+    pub fn is_past(&self, key: &ObjectKey) -> bool {
+        self.cursors.values().any(|cursor| cursor.as_str() >= key.as_str())
+    }
+
+    /// Removes every cursor at or after this key, and writes the file: an older object is about to be stored. Blocks.
+    ///
+    /// # Errors
+    /// [`DurableError`]. The object must not be stored anywhere then.
+    pub fn retract_to(&mut self, key: &ObjectKey) -> Result<(), DurableError> {
+        self.cursors.retain(|_, cursor| cursor.as_str() < key.as_str());
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), DurableError> {
         let document = CursorDocument { format: CURSOR_FORMAT, cursors: self.cursors.clone() };
         if let Some(folder) = self.path.parent() {
             durable::create_dir_all(folder, 0o700)?;
@@ -87,7 +106,15 @@ mod tests {
         let again = CursorFile::read(dir.path(), "main");
         assert_eq!((again.cursor(id("a1")), again.cursor(id("b2"))), (Some(key), None));
         assert_eq!(CursorFile::read(dir.path(), "other").cursor(id("a1")), None);
-        file.set(id("a1"), None).unwrap();
+        // An older object takes the cursors back that are past it, and no others.
+        let older = ObjectKey::parse("main/wal/00000001/00000000/000000010000000000000002").unwrap();
+        file.set(id("c3"), Some(&ObjectKey::parse("main/wal/00000001/00000000/000000010000000000000001").unwrap()))
+            .unwrap();
+        assert!(file.is_past(&older));
+        file.retract_to(&older).unwrap();
+        let again = CursorFile::read(dir.path(), "main");
+        assert_eq!((again.cursor(id("a1")), again.cursor(id("c3")).is_some()), (None, true));
+        assert!(!again.is_past(&older));
         assert_eq!(CursorFile::read(dir.path(), "main").cursor(id("a1")), None);
         std::fs::write(dir.path().join("cursors/main.json"), "{").unwrap();
         assert_eq!(CursorFile::read(dir.path(), "main").cursor(id("a1")), None);

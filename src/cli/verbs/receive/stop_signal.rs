@@ -11,7 +11,7 @@ pub(super) fn stop_on_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl F
     Ok(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         tracing::info!("ending: what is under way is finished first");
-        // Nobody listens if the receiver has ended by itself.
+        // The receiver may have ended by itself.
         stop.send_replace(true);
         stop.closed().await;
     })

@@ -108,12 +108,17 @@ impl Follower {
             || !(self.alone || matches!(self.comparison, Comparison::Settled(_)))
     }
 
-    /// An item that this process holds is to be stored. An item that sorts before the cursor takes the cursor back:
-    /// the caller must make that durable before any repository has the item, for after a crash no comparison from the
-    /// old cursor would find that this one lacks it.
-    pub fn hold(&mut self, item: ShipItem) {
-        self.retract_cursor(&item);
+    /// This process will hold an item. One that sorts before the cursor takes the cursor back. The caller must make
+    /// that durable before [`Follower::hold`]: after a crash, no comparison from the old cursor would find that this
+    /// repository lacks the item.
+    pub fn announce(&mut self, item: &ShipItem) {
+        self.retract_cursor(item);
         self.held.insert(item.clone());
+    }
+
+    /// An item that this process holds is to be stored.
+    pub fn hold(&mut self, item: ShipItem) {
+        self.announce(&item);
         if !self.under_way.contains(&item) {
             self.waiting.insert(item);
         }
