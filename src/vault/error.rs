@@ -108,6 +108,16 @@ pub enum VaultError {
         /// The one that is used.
         other: String,
     },
+    /// It was unreachable a moment ago, and is not asked again yet.
+    #[error("repository {name} has been unreachable since {since} and is not asked again yet: {why}")]
+    HeldOff {
+        /// Its name in the configuration.
+        name: String,
+        /// Since when.
+        since: jiff::Timestamp,
+        /// What was in the way.
+        why: String,
+    },
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoRepository,
@@ -128,7 +138,7 @@ impl HasKind for VaultError {
             VaultError::KeyNotConfigured { .. } | VaultError::SameRepository { .. } | VaultError::NoRepository => {
                 ErrorKind::Usage
             }
-            VaultError::NotAllAnswered { .. } => ErrorKind::Unavailable,
+            VaultError::NotAllAnswered { .. } | VaultError::HeldOff { .. } => ErrorKind::Unavailable,
             VaultError::Spool(error) => error.kind(),
             VaultError::Seal(_) | VaultError::Vanished { .. } | VaultError::WorkerLost => ErrorKind::Failed,
         }
@@ -149,10 +159,11 @@ impl VaultError {
         let source = match self {
             VaultError::Repository { source, .. } => source,
             // It is left out like one that is unreachable, until the user removes a section.
-            VaultError::SameRepository { .. } => return true,
+            VaultError::SameRepository { .. } | VaultError::HeldOff { .. } => return true,
             _ => return false,
         };
-        source.class() == ErrorClass::Transient || matches!(**source, Fault::Denied { .. } | Fault::NoRepository { .. })
+        source.class() == ErrorClass::Transient
+            || matches!(**source, Fault::Denied { .. } | Fault::Refused { .. } | Fault::NoRepository { .. })
     }
 
     /// Whether something stored is damaged, forged or of another key: what a user must look at before anything is tried

@@ -12,7 +12,7 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::error::{RepositoryError, StoreCall};
@@ -116,7 +116,24 @@ fn connect_s3(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectSt
     for (key, value) in store_settings::<AmazonS3ConfigKey>(url, options, "AWS_")? {
         builder = builder.with_config(key, value);
     }
+    let allowed = builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+    ensure_http_allowed(url, builder.get_config_value(&AmazonS3ConfigKey::Endpoint), allowed)?;
     builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad_url(url, &e))
+}
+
+/// Without this each request would fail, as if the store did not answer.
+fn ensure_http_allowed(url: &str, endpoint: Option<String>, allowed: Option<String>) -> Result<(), RepositoryError> {
+    let plain = endpoint.filter(|endpoint| endpoint.starts_with("http://"));
+    match plain {
+        Some(endpoint) if allowed.as_deref() != Some("true") => Err(bad_url(
+            url,
+            &format_args!(
+                "its endpoint {endpoint} is not encrypted; use https://, or set allow-http = true if you trust the \
+                    network"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn connect_gs(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
@@ -132,6 +149,8 @@ fn connect_azure(url: &str, options: &RepositoryOptions) -> Result<Arc<dyn Objec
     for (key, value) in store_settings::<AzureConfigKey>(url, options, "AZURE_")? {
         builder = builder.with_config(key, value);
     }
+    let allowed = builder.get_config_value(&AzureConfigKey::Client(ClientConfigKey::AllowHttp));
+    ensure_http_allowed(url, builder.get_config_value(&AzureConfigKey::Endpoint), allowed)?;
     builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>).map_err(|e| bad_url(url, &e))
 }
 

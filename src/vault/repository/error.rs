@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::key::ObjectKey;
 use super::marker::REPOSITORY_FORMAT;
+use super::store_words::{StoreWords, is_refusal};
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::retry::ErrorClass;
 
@@ -44,6 +45,21 @@ pub enum RepositoryError {
         /// The repository.
         url: Arc<str>,
         /// What was said.
+        why: StoreFailure,
+    },
+    /// The store refuses the request itself, so that it would refuse it again.
+    #[error(
+        "the store refuses to {action} {key} in the repository {url}: {why}; correct the repository's settings, or the \
+            store's"
+    )]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// The object it was about.
+        key: String,
+        /// The repository.
+        url: Arc<str>,
+        /// The reason.
         why: StoreFailure,
     },
     /// No room.
@@ -111,7 +127,9 @@ impl HasKind for RepositoryError {
             RepositoryError::Corrupt { .. } => ErrorKind::Integrity,
             RepositoryError::RepositoryExists { .. } => ErrorKind::AlreadyExists,
             RepositoryError::BadUrl { .. } => ErrorKind::Usage,
-            RepositoryError::Denied { .. } | RepositoryError::NewerFormat { .. } => ErrorKind::Failed,
+            RepositoryError::Denied { .. } | RepositoryError::Refused { .. } | RepositoryError::NewerFormat { .. } => {
+                ErrorKind::Failed
+            }
         }
     }
 }
@@ -120,8 +138,8 @@ impl HasKind for RepositoryError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreFailure {
     /// The store's client said it.
-    #[error(transparent)]
-    Store(Box<object_store::Error>),
+    #[error("{}", StoreWords(.0))]
+    Store(#[source] Box<object_store::Error>),
     /// The file system said it.
     #[error(transparent)]
     File(#[from] crate::base::durable::DurableError),
@@ -172,6 +190,12 @@ impl StoreCall<'_> {
             {
                 self.denied_error(why)
             }
+            (StoreFailure::Store(error), _) if is_refusal(error) => RepositoryError::Refused {
+                action: self.action,
+                key: self.key.to_owned(),
+                url: Arc::clone(self.url),
+                why,
+            },
             _ => self.unavailable_error(why),
         }
     }

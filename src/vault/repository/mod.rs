@@ -18,6 +18,7 @@ mod options;
 mod connect;
 mod error;
 mod retrying_store;
+mod store_words;
 #[cfg(test)]
 pub(crate) mod fault_store;
 
