@@ -5,19 +5,23 @@
 //! archive either: it only ends the alarm. The receiver finds forks in `receive::fork_check`, and `archive-push` when a
 //! segment is refused.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::ingest::PreparedSegment;
 use super::layout::ClusterObject;
 use super::{Archive, ArchiveError};
+use crate::base::blocking::run_blocking;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SystemId};
 use crate::postgres::format::timeline::TimelineId;
 use crate::vault;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::SealedKind;
+use crate::vault::seal::{OpenError, SealedKind};
 
 /// A server whose WAL differs from the archive.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -125,9 +129,26 @@ impl Archive {
             archived_until: number.end(identity.segment_size),
             noticed_at: self.vault().clock().now(),
             server,
-            reason: format!("it pushed another content of the archived segment {name}"),
+            reason: format!("it has another content of the archived segment {name}"),
         };
         self.record_fork(fork).await.map(Some)
+    }
+
+    /// The same for a segment that is sealed already.
+    ///
+    /// # Errors
+    /// As [`Archive::record_refused_segment`].
+    pub async fn record_refused_prepared(
+        &self,
+        refused: &PreparedSegment,
+        server: String,
+    ) -> Result<Option<RecordedFork>, ArchiveError> {
+        let (refused, protection) = (refused.clone(), Arc::clone(self.vault().protection()));
+        let (name, threads) = (refused.name(), self.vault().threads());
+        let open = move || refused.open(&protection, threads);
+        let opened = run_blocking(open).await.map_err(vault::VaultError::from)?;
+        let opened = opened.map_err(|error| self.malformed_segment(name, &error))?;
+        self.record_refused_segment(name, &opened, server).await
     }
 
     /// All recorded forks by timeline and position, with what was decided.
@@ -180,6 +201,11 @@ impl Archive {
     async fn fork_object<T: DeserializeOwned>(&self, key: &ObjectKey) -> Result<Option<T>, ArchiveError> {
         let Some(opened) = self.vault().get_object(SealedKind::Fork, key).await? else { return Ok(None) };
         serde_json::from_slice(&opened.plain).map(Some).map_err(|error| self.malformed_fork(key, &error))
+    }
+
+    fn malformed_segment(&self, name: SegmentName, error: &OpenError) -> ArchiveError {
+        let (key, why) = (self.layout.segment(name), error.to_string());
+        vault::VaultError::MalformedContent { name: self.cluster().to_string(), key, why }.into()
     }
 
     fn malformed_fork(&self, key: &ObjectKey, error: &serde_json::Error) -> ArchiveError {

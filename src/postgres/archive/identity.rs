@@ -30,6 +30,21 @@ impl Archive {
         Ok(Some(identity))
     }
 
+    /// What the repositories that can be reached know of the cluster. `None` if they have nothing of it, though an
+    /// unreachable one may: what is stored meanwhile is compared with that one when it is back.
+    ///
+    /// # Errors
+    /// No repository could be asked.
+    pub async fn known_identity(&self) -> Result<Option<ArchiveIdentity>, ArchiveError> {
+        match self.identity().await {
+            Err(ArchiveError::Vault(error)) if error.may_pass() && self.vault.repositories().next().is_some() => {
+                tracing::warn!(%error, "an unreachable repository cannot be asked which cluster it is of");
+                Ok(None)
+            }
+            known => known,
+        }
+    }
+
     /// What the cluster is, in every repository that can be reached: written where it is missing.
     ///
     /// # Errors

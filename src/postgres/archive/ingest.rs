@@ -27,7 +27,9 @@ use crate::postgres::wal::page::WalPageHeader;
 use crate::vault::VaultRepository;
 use crate::vault::repository::PutOutcome;
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::seal::{self, CompressionLevel, SealSpec, SealedKind, SealedObject, Trailer};
+use crate::vault::seal::{
+    self, CompressionLevel, ObjectEncryption, OpenError, SealSpec, SealedKind, SealedObject, Trailer,
+};
 use crate::vault::{self, object_binding};
 
 /// What came of putting a file into the archive. Either way it is now durable in every required repository.
@@ -233,6 +235,12 @@ impl PreparedSegment {
     #[must_use]
     pub const fn stored_bytes(&self) -> u64 {
         self.sealed.len
+    }
+
+    /// The segment's bytes again.
+    pub(super) fn open(&self, protection: &ObjectEncryption, threads: usize) -> Result<Bytes, OpenError> {
+        let binding = object_binding(SealedKind::Wal, &self.key);
+        Ok(seal::open_object(&self.sealed.to_bytes(), &binding, protection, threads)?.plain)
     }
 
     fn identity(&self) -> ArchiveIdentity {
@@ -477,7 +485,7 @@ impl Archive {
     /// Refuses another cluster's WAL before any work is done. What the header does not tell is left to the digest.
     async fn check_header(&self, name: &str, bytes: &[u8]) -> Result<(), IngestError> {
         let segment_size = segment_size_in_header(name, bytes)?;
-        let Some(identity) = self.identity().await? else { return Ok(()) };
+        let Some(identity) = self.known_identity().await? else { return Ok(()) };
         let Some(header) = WalPageHeader::parse(bytes).and_then(|header| header.long) else { return Ok(()) };
         check_identity(name, ArchiveIdentity { system_id: header.system_id, segment_size }, identity)
     }

@@ -76,10 +76,10 @@ pub use settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 
 use crate::base::clock::{Clock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
+use crate::postgres::archive::Archive;
 use crate::postgres::archive::fork::{Fork, RecordedFork};
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{Archive, ArchiveError, ArchiveIdentity};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::wire::{self, NextTimeline, ReplicationConnection, SlotName, StartedReplication};
@@ -291,7 +291,7 @@ impl Receiver<'_> {
         let standby = connection.is_in_recovery().await?;
         let identity = connection.identify_system().await?;
         let size = connection.segment_size().await?;
-        if let Some(expected) = self.known_identity().await? {
+        if let Some(expected) = self.archive.known_identity().await? {
             if expected.system_id != identity.system_id {
                 let (host, found) = (connection.peer().to_owned(), identity.system_id);
                 return Err(ReceiveError::WrongSystem { host, found, expected: expected.system_id });
@@ -375,24 +375,13 @@ impl Receiver<'_> {
         }
     }
 
-    /// What the archive is, as far as the repositories that can be reached know.
-    async fn known_identity(&self) -> Result<Option<ArchiveIdentity>, ReceiveError> {
-        match self.archive.identity().await {
-            // An unreachable repository alone may know. What is stored meanwhile is compared with it when it is back.
-            Err(ArchiveError::Vault(error)) if error.may_pass() && self.archive.vault().repositories().count() > 0 => {
-                tracing::warn!(%error, "an unreachable repository cannot be asked which cluster it is of");
-                Ok(None)
-            }
-            known => Ok(known?),
-        }
-    }
-
     /// Finds where to begin, or checks that what is in memory still fits the server.
     async fn prepare_resume(&mut self, known: &ResumeContext) -> Result<(), ReceiveError> {
         let Some(state) = &self.state else {
             let followers = Followers::start(self.archive, &self.settings.state_dir);
             let (spool, memory) = (self.spool.clone(), self.settings.memory);
-            let mut uploads = SegmentUploads::start(self.archive, spool, known.size, memory, followers)
+            let server = known.server.clone();
+            let mut uploads = SegmentUploads::start(self.archive, spool, known.size, memory, followers, server)
                 .map_err(|_no_thread| ReceiveError::WorkerLost)?;
             let found = resume::find_start(self.archive, &self.spool, known, &mut uploads);
             let beginning = unless_stopped(&self.shutdown, found).await?;

@@ -87,6 +87,8 @@ pub(super) struct SegmentUploads {
     adaptive: Option<AdaptiveLevel>,
     load: watch::Sender<UploadLoad>,
     followers: Arc<Followers>,
+    /// Whose WAL it is.
+    server: String,
     /// What is said with each segment of the server's clock.
     pub(super) clocks: ServerClockNotes,
     /// Memory of segments that are sealed.
@@ -113,6 +115,7 @@ impl SegmentUploads {
         size: SegmentSize,
         budget: u64,
         followers: Followers,
+        server: String,
     ) -> io::Result<SegmentUploads> {
         let followers = Arc::new(followers);
         let threads = archive.vault().threads().clamp(1, 8);
@@ -135,6 +138,7 @@ impl SegmentUploads {
             adaptive,
             load: watch::Sender::new(UploadLoad::default()),
             followers,
+            server,
             clocks: ServerClockNotes::default(),
             // No more can be in it than segments were under way.
             spare: mpsc::unbounded_channel(),
@@ -206,6 +210,7 @@ impl SegmentUploads {
             work: Arc::clone(&self.work),
             load: self.load.clone(),
             followers: Arc::clone(&self.followers),
+            server: self.server.clone(),
             note: self.clocks.segment_note(name),
             spare: self.spare.0.clone(),
         };
@@ -254,13 +259,14 @@ struct SegmentUpload {
     work: Arc<SealStage>,
     load: watch::Sender<UploadLoad>,
     followers: Arc<Followers>,
+    server: String,
     note: Vec<u8>,
     spare: mpsc::UnboundedSender<Bytes>,
 }
 
 impl SegmentUpload {
     async fn run(
-        self,
+        mut self,
         name: SegmentName,
         bytes: Option<Bytes>,
         level: CompressionLevel,
@@ -273,7 +279,7 @@ impl SegmentUpload {
                 run_blocking(move || spool.read_segment(name, size)).await??
             }
         };
-        let job = SealJob { name, bytes, level, note: self.note };
+        let job = SealJob { name, bytes, level, note: std::mem::take(&mut self.note) };
         let pending = self.work.submit(job).await.map_err(|_gone| ReceiveError::WorkerLost)?;
         let (prepared, bytes) = pending.wait().await.map_err(|_gone| ReceiveError::WorkerLost)?;
         // Without a receiver there is no next segment.
@@ -304,7 +310,23 @@ impl SegmentUpload {
                         yet; walkeep tries again");
                     clock.sleep(pause).await;
                 }
+                Err(error @ IngestError::ContentDiffers { .. }) => return Err(self.refuse(&prepared, error).await),
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Another server, or this one before it was set back, has archived another content: a fork.
+    async fn refuse(&self, prepared: &PreparedSegment, refused: IngestError) -> ReceiveError {
+        match self.archive.record_refused_prepared(prepared, self.server.clone()).await {
+            Ok(Some(recorded)) => {
+                tracing::error!("{}", recorded.describe(self.archive.cluster().as_str()));
+                ReceiveError::forked(self.server.clone(), &recorded)
+            }
+            Ok(None) => refused.into(),
+            Err(error) => {
+                tracing::error!(%error, "a fork of the archive cannot be recorded");
+                refused.into()
             }
         }
     }
@@ -355,7 +377,7 @@ mod tests {
         let spool = Spool::open(&dir.path().join("state"), &archive).unwrap();
         let followers = Followers::start(&archive, dir.path());
         let size = SegmentSize::new(1 << 20).unwrap();
-        let mut uploads = SegmentUploads::start(&archive, spool, size, 1 << 20, followers).unwrap();
+        let mut uploads = SegmentUploads::start(&archive, spool, size, 1 << 20, followers, "server".into()).unwrap();
         let marker = dir.path().join("repository/walkeep.json");
         let text = std::fs::read(&marker).unwrap();
         std::fs::remove_file(&marker).unwrap();

@@ -304,3 +304,36 @@ async fn a_server_that_is_set_back_under_a_running_receiver_is_refused() {
         assert_eq!(home.archive().await.forks().await.unwrap().len(), 1, "{major}");
     }
 }
+
+/// A clone that still has the archive's `archive_command` was first with a segment.
+#[test]
+fn a_receiver_whose_segment_a_clone_has_archived_records_the_fork() {
+    let mut cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+    let site = Site::for_cluster(&cluster);
+    let mut receiver = site.spawn("receive", &["receive", "main"]);
+    wait_for_object(&site, &write_segment(&cluster));
+    receiver.terminate();
+    cluster.stop();
+    let copy = Scratch::new();
+    copy_dir(cluster.data(), &copy.join("clone"));
+    let mut clone = Cluster::adopt(QUICK, &copy.join("clone"));
+    clone.start_again();
+    clone.sql("create table other (y text); insert into other values ('another history')");
+    let pushed = clone.pg_wal().join(write_segment(&clone));
+    cluster.start_again();
+    let mut receiver = site.spawn("receive", &["receive", "main"]);
+    // The comparison at the start uses no slot.
+    cluster.wait_for("select coalesce(bool_or(active), false) from pg_replication_slots");
+    site.walkeep(&["archive-push", pushed.to_str().unwrap()]).expect_ok();
+    assert_eq!(forks(&site), Vec::<serde_json::Value>::new());
+    let segment = write_segment(&cluster);
+    assert_eq!(pushed.file_name().unwrap().to_str(), Some(segment.as_str()), "they are at different segments");
+    let status = receiver.wait(Duration::from_secs(60));
+    assert_eq!(status.code(), Some(6), "{}", receiver.output());
+    let listed = forks(&site);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let reason = listed[0]["reason"].as_str().unwrap();
+    assert!(reason.contains(&segment), "{reason}");
+    clone.stop();
+    cluster.stop();
+}
