@@ -15,7 +15,10 @@ pub enum IndexError {
     #[error("no index in {}; `walkeep index rebuild` makes one from the repository", .0.display())]
     Absent(PathBuf),
     /// Another process writes it.
-    #[error("the index in {} is being written by another walkeep process; the service keeps it up to date", .0.display())]
+    #[error(
+        "the index in {} is being written by another walkeep process; let one `walkeep receive` follow all clusters",
+        .0.display()
+    )]
     Locked(PathBuf),
     /// RocksDB finds it damaged, or a value makes no sense.
     #[error("the index in {} is damaged ({what}); `walkeep index rebuild` makes it anew from the repository", .dir.display())]

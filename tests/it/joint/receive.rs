@@ -52,3 +52,32 @@ fn one_process_follows_all_and_one_that_fails_ends_no_other() {
     assert!(!log.contains("the index is not kept up to date"), "{log}");
     drop((main, other));
 }
+
+/// Two processes on one state directory: one writes the index, and the other takes over when the first has ended.
+#[test]
+fn the_index_is_taken_over_from_a_receiver_that_ends() {
+    let small = || Options::default().segment_size_mb(1);
+    let (main, other) = (Cluster::start(QUICK, small()), Cluster::start(QUICK, small()));
+    let site = Site::for_cluster(&main);
+    let text = std::fs::read_to_string(site.config()).unwrap();
+    let section = format!("\n[postgres.other]\nconnection = \"{}\"\n", other.socket_conninfo());
+    site.scratch().file("walkeep.toml", &(text + &section));
+    main.switch_wal();
+    let mut first = site.spawn("first", &["receive", "main"]);
+    let indexed = |cluster: &str| {
+        let stats = site.walkeep(&["index", "stats", "--json"]);
+        let stats: serde_json::Value = serde_json::from_str(&stats.stdout).unwrap_or_default();
+        let mut timelines = stats["timelines"].as_array().into_iter().flatten();
+        timelines.any(|of| of["cluster"] == cluster && of["last"].is_string()).then_some(())
+    };
+    assert!(until(Duration::from_secs(60), || indexed("main")).is_some(), "{}", first.output());
+    let second = site.spawn("second", &["receive", "other"]);
+    other.sql("create table t (n int)");
+    other.switch_wal();
+    let reports = |what: &str| until(Duration::from_secs(60), || second.output().contains(what).then_some(()));
+    assert!(reports("being written by another walkeep process").is_some(), "{}", second.output());
+    assert!(first.terminate().success(), "{}", first.output());
+    assert!(reports("the index is kept up to date again").is_some(), "{}", second.output());
+    assert!(until(Duration::from_secs(60), || indexed("other")).is_some(), "{}", second.output());
+    drop((main, other));
+}

@@ -14,7 +14,7 @@ use crate::base::retry::ErrorClass;
 use crate::cli::exit;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::reindex::{self, ReindexError, ReindexScope};
-use crate::postgres::index::{IndexEntry, WalIndex};
+use crate::postgres::index::{IndexEntry, IndexError, WalIndex};
 use crate::postgres::receive::{ReceiveEvent, ReceiveObserver};
 use crate::postgres::wal::digest::SegmentDigest;
 
@@ -22,8 +22,8 @@ use crate::postgres::wal::digest::SegmentDigest;
 /// is full is read from the repository later.
 const INDEX_QUEUE_DIGESTS: usize = 32;
 
-/// How long to wait before the index is opened again if the repositories do not answer.
-const OPEN_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How long to wait before the index is opened again, if it cannot be written or the repositories do not answer.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Hears what the receiver does: logs it, hands digests to the index, and what is known of the server's clock to
 /// whoever takes files.
@@ -57,6 +57,9 @@ impl SharedIndex {
             return Ok(index);
         }
         let (index, _) = runtime.block_on(reindex::open_index(archive, &self.dir))?;
+        if !index.is_writer() {
+            return Err(IndexError::Locked(self.dir.clone()).into());
+        }
         Ok(Arc::clone(opened.insert(index)))
     }
 }
@@ -66,12 +69,7 @@ impl IndexFeed {
         let (queue, digests) = sync_channel(INDEX_QUEUE_DIGESTS);
         let missed = Arc::new(AtomicBool::new(false));
         let (flag, runtime) = (Arc::clone(&missed), tokio::runtime::Handle::current());
-        let work = move || {
-            if let Err(error) = run_index_thread(&archive, &shared, &digests, &flag, &runtime) {
-                let error = exit::error_line(&error);
-                tracing::warn!(error, "the index is not kept up to date; commands will read the repository instead");
-            }
-        };
+        let work = move || run_index_thread(&archive, &shared, &digests, &flag, &runtime);
         let worker = std::thread::Builder::new().name("index".to_owned()).spawn(work);
         let worker = worker.inspect_err(|error| tracing::warn!(%error, "the index is not kept up to date")).ok();
         IndexFeed { queue: Some(queue), missed, worker, note }
@@ -117,21 +115,50 @@ impl ReceiveObserver for IndexFeed {
     }
 }
 
-/// The index's thread: first what is in the repository already, then what comes.
+/// The index's thread. The index is derived, so nothing that is wrong with it ends the receiver, and nothing ends this
+/// thread before the receiver: a full disk has room again, and another process that writes the index ends.
 fn run_index_thread(
     archive: &Arc<Archive>,
     shared: &SharedIndex,
     digests: &Receiver<(Arc<SegmentDigest>, u64)>,
     missed: &AtomicBool,
     runtime: &tokio::runtime::Handle,
+) {
+    let mut reported = None;
+    while let Err(error) = keep_index(archive, shared, digests, missed, runtime, &mut reported) {
+        let error = exit::error_line(&error);
+        if reported.as_ref() != Some(&error) {
+            tracing::warn!(
+                error,
+                "the index is not kept up to date; commands read the repository instead, and walkeep tries again"
+            );
+            reported = Some(error);
+        }
+        // Segments of the meantime are read from a repository then.
+        if digests.recv_timeout(RETRY_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        missed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes in what is in the repository already, then what arrives, until the receiver ends. Forgets what was reported
+/// once it works.
+fn keep_index(
+    archive: &Arc<Archive>,
+    shared: &SharedIndex,
+    digests: &Receiver<(Arc<SegmentDigest>, u64)>,
+    missed: &AtomicBool,
+    runtime: &tokio::runtime::Handle,
+    reported: &mut Option<String>,
 ) -> anyhow::Result<()> {
     let index = loop {
         match shared.open(archive, runtime) {
             Ok(index) => break index,
-            // A repository that does not answer now may do so later. Segments of the meantime are read from it then.
-            Err(error) if may_pass(archive, &error) => {
+            // A repository that does not answer now may do so later.
+            Err(error) if !is_of_index(&error) && may_pass(archive, &error) => {
                 tracing::debug!(%error, "the index cannot be opened yet");
-                if digests.recv_timeout(OPEN_RETRY_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
+                if digests.recv_timeout(RETRY_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
                     return Ok(());
                 }
                 missed.store(true, Ordering::Relaxed);
@@ -139,8 +166,8 @@ fn run_index_thread(
             Err(error) => return Err(error).context("cannot open the index"),
         }
     };
-    if !index.is_writer() {
-        anyhow::bail!("another walkeep process writes the index in {}", shared.dir.display());
+    if reported.take().is_some() {
+        tracing::info!("the index is kept up to date again");
     }
     let cluster = archive.cluster().as_str();
     while let Ok(first) = digests.recv() {
@@ -155,6 +182,11 @@ fn run_index_thread(
         catch_up(archive, &index, runtime)?;
     }
     index.flush().context("cannot write the index")
+}
+
+/// Whether the index itself is in the way.
+const fn is_of_index(error: &ReindexError) -> bool {
+    matches!(error, ReindexError::Index(_))
 }
 
 fn catch_up(archive: &Arc<Archive>, index: &Arc<WalIndex>, runtime: &tokio::runtime::Handle) -> anyhow::Result<()> {
