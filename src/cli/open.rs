@@ -16,7 +16,7 @@ use crate::redis::archive::layout::InstanceName;
 use crate::vault::repository::RepositoryOptions;
 use crate::vault::repository::key::KeyPrefix;
 use crate::vault::seal::keys::KeyEncryptionKey;
-use crate::vault::{RepositoryLocation, Vault, VaultSettings};
+use crate::vault::{HeldOffRepository, RepositoryLocation, UnreachableNotes, Vault, VaultSettings};
 
 /// Threads that seal or open one object; more than this and the repository is what one waits for.
 const MAX_WORKER_THREADS: usize = 8;
@@ -30,6 +30,46 @@ pub(super) async fn open_archive(
     let opened = Vault::open(archive_settings(config, around)?).await;
     let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
     Ok(archive_in(&Arc::new(vault), cluster))
+}
+
+/// The archive of one cluster for a process that lives only a moment: in the repositories that answered the last one.
+/// The caller notes afterwards how they are now, with [`UnreachableNotes::update`].
+pub(super) async fn open_archive_briefly(
+    config: &Config,
+    cluster: &ClusterConfig,
+    around: &CliContext,
+) -> anyhow::Result<(Archive, UnreachableNotes, Vec<HeldOffRepository>)> {
+    let notes = UnreachableNotes::read(&config.state_dir);
+    let held_off = notes.held_off(around.clock.now());
+    let answering = |name: &str| held_off.iter().all(|held| held.name != name);
+    let names = config.repositories.iter().map(|repository| repository.name.as_str());
+    // If they are required, nothing is gained by not asking them.
+    let held_off = if cluster.required.are_met(names, answering) { held_off } else { Vec::new() };
+    let opened = Vault::open_except(archive_settings(config, around)?, &held_off).await;
+    let vault = opened.with_context(|| format!("cannot open the archive of {}", cluster.name))?;
+    Ok((archive_in(&Arc::new(vault), cluster), notes, held_off))
+}
+
+/// The archive of one cluster in the repositories of this machine's own disks, if there are others beside them: they
+/// give what they have without a word from the network. `None` if that is of no use, or they cannot be opened.
+pub(super) async fn open_local_archive(
+    config: &Config,
+    cluster: &ClusterConfig,
+    around: &CliContext,
+) -> Option<Archive> {
+    let mut settings = archive_settings(config, around).ok()?;
+    let all = settings.places.len();
+    settings.places.retain(|place| place.url.starts_with("file:"));
+    if settings.places.is_empty() || settings.places.len() == all {
+        return None;
+    }
+    match Vault::open(settings).await {
+        Ok(vault) => Some(archive_in(&Arc::new(vault), cluster)),
+        Err(error) => {
+            tracing::debug!(%error, "the local repositories cannot be opened");
+            None
+        }
+    }
 }
 
 /// The repositories and keys of this configuration, for several archives.

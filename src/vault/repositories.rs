@@ -8,6 +8,7 @@ use super::error::VaultError;
 use super::key_objects::{VaultKeys, provide_keys, read_keys};
 use super::opened_ids::OpenedIds;
 use super::repository_location::RepositoryLocation;
+use super::unreachable_notes::HeldOffRepository;
 use super::vault_repository::VaultRepository;
 use crate::base::clock::SharedClock;
 use crate::base::retry::ErrorClass;
@@ -56,6 +57,15 @@ impl Vault {
     /// # Errors
     /// No repository could be opened, or the key fits none.
     pub async fn open(settings: VaultSettings) -> Result<Vault, VaultError> {
+        Vault::open_except(settings, &[]).await
+    }
+
+    /// [`Vault::open`], without asking those that were unreachable a moment ago. If no other can be opened, they are
+    /// asked all the same.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub async fn open_except(settings: VaultSettings, held_off: &[HeldOffRepository]) -> Result<Vault, VaultError> {
         let replaceable = settings.places.len() > 1;
         let ids = Arc::<OpenedIds>::default();
         let places: Vec<Arc<VaultRepository>> = settings
@@ -69,7 +79,15 @@ impl Vault {
                 Arc::new(VaultRepository::new(place, &settings.clock, replaceable, &ids))
             })
             .collect();
-        join_all(places.iter().map(|place| place.connect())).await;
+        let held = |place: &VaultRepository| held_off.iter().find(|held| held.name == place.name);
+        join_all(places.iter().map(async |place| match held(place) {
+            Some(held) => place.hold_off(held),
+            None => place.connect().await,
+        }))
+        .await;
+        if places.iter().all(|place| place.failure().is_some()) {
+            join_all(places.iter().filter(|place| held(place).is_some()).map(|place| place.connect())).await;
+        }
         // In the order of the configuration, so that it is always the same one that is left out.
         places.iter().for_each(|place| place.refuse_if_twin());
         Vault::from_repositories(places, settings).await

@@ -15,6 +15,7 @@ use super::error::VaultError;
 use super::key_objects::VaultKeys;
 use super::opened_ids::OpenedIds;
 use super::repository_location::RepositoryLocation;
+use super::unreachable_notes::HeldOffRepository;
 use crate::base::clock::SharedClock;
 use crate::base::retry::{Backoff, RetryPolicy};
 use crate::vault::repository::{Repository, RepositoryError};
@@ -125,6 +126,15 @@ impl VaultRepository {
             }
         }
         self.repository()
+    }
+
+    /// Counts as unreachable without having been asked: another process has found that out.
+    pub(super) fn hold_off(&self, held: &HeldOffRepository) {
+        let (now, elapsed) = (self.clock.now(), self.clock.elapsed());
+        self.update(|reach| {
+            reach.failure = Some((held.failure(), held.since(now)));
+            reach.next_attempt = elapsed.saturating_add(held.pause);
+        });
     }
 
     /// Opens it for the first time; its keys are looked at later.

@@ -48,8 +48,8 @@ pub(in crate::cli) struct ArchiveGetArgs {
 pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> anyhow::Result<u8> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
-    let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
     if args.fetch_ahead {
+        let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
         let after = SegmentName::parse(&args.file);
         let after = after.ok_or_else(|| CliError::usage(format!("{:?} is no segment to fetch ahead of", args.file)))?;
         prefetch::fill_directory(&archive, &args.destination, after).await?;
@@ -57,10 +57,9 @@ pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> an
     }
     let dest = std::path::absolute(&args.destination).context("cannot tell where the file goes")?;
     let ahead = start_prefetch(&config, cluster, &dest)?;
-    let spool = Spool::existing(&config.state_dir, &archive);
     let request =
         ArchiveGetRequest { name: args.file.clone(), dest, standby: args.standby, has_target: args.has_target };
-    let got = archive_get::archive_get(&archive, &request, ahead.as_ref(), spool.as_ref()).await;
+    let got = fetch(&config, cluster, (&request, ahead.as_ref()), around).await;
     match got.with_context(|| format!("cannot fetch {}", args.file))? {
         ArchiveGetOutcome::Placed(source) => {
             tracing::info!(file = args.file, ?source, "fetched");
@@ -71,6 +70,27 @@ pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> an
             Ok(archive_get::EXIT_ABSENT)
         }
     }
+}
+
+/// The nearest place first: what lies ready, then this machine's repositories, then all. So a repository elsewhere that
+/// does not answer delays nothing that is here.
+async fn fetch(
+    config: &Config,
+    cluster: &ClusterConfig,
+    (request, ahead): (&ArchiveGetRequest, Option<&Prefetch>),
+    around: &CliContext,
+) -> anyhow::Result<ArchiveGetOutcome> {
+    if let Some(placed) = archive_get::place_prefetched(request, ahead)? {
+        return Ok(placed);
+    }
+    if let Some(local) = open::open_local_archive(config, cluster, around).await
+        && let Some(placed) = archive_get::place_archived(&Arc::new(local), request, ahead).await?
+    {
+        return Ok(placed);
+    }
+    let archive = Arc::new(open::open_archive(config, cluster, around).await?);
+    let spool = Spool::existing(&config.state_dir, &archive);
+    Ok(archive_get::archive_get(&archive, request, ahead, spool.as_ref()).await?)
 }
 
 /// Fetching ahead, by a process of its own that outlives this one.

@@ -17,6 +17,7 @@ use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
 use crate::control::{self, ControlError, ControlRequest, ControlResponse};
+use crate::postgres::archive::ingest::LackingRepository;
 use crate::postgres::archive_push::{self, ArchivePushError};
 
 /// Archive one file: for archive_command
@@ -48,8 +49,21 @@ pub(in crate::cli) async fn run(args: ArchivePushArgs, around: &CliContext) -> a
         tracing::info!(file = name, identical, "archived by the running service");
         return Ok(CliExitCode::Done);
     }
-    let archive = Arc::new(open::open_archive(&config, cluster, around).await.with_context(doing)?);
-    let ingested = archive_push::archive_push(&archive, &path, name, &[]).await.with_context(doing)?;
+    let opened = open::open_archive_briefly(&config, cluster, around).await.with_context(doing)?;
+    let (archive, mut notes, held_off) = opened;
+    let archive = Arc::new(archive);
+    let ingested = archive_push::archive_push(&archive, &path, name, &[]).await;
+    notes.update(archive.vault().unreachable(), &held_off, around.clock.now());
+    let ingested = ingested.with_context(doing)?;
+    for LackingRepository { name: repository, why } in &ingested.lacking {
+        tracing::warn!(
+            file = name,
+            repository,
+            why,
+            "archived, but not in this repository: walkeep repository sync \
+            fills it when it is back"
+        );
+    }
     if let Some(alarm) = &ingested.alarm {
         tracing::error!(file = name, %alarm, "archived, but somebody should look at it");
     }

@@ -78,6 +78,51 @@ pub const fn failure_exit_code(code: u8, standby: bool) -> u8 {
     if standby { EXIT_ABSENT } else { 200_u8.saturating_add(code) }
 }
 
+/// Places a segment that was fetched ahead, without a look at any repository; `None` if it does not lie ready.
+///
+/// # Errors
+/// It cannot be moved to its destination.
+pub fn place_prefetched(
+    request: &ArchiveGetRequest,
+    prefetch: Option<&Prefetch>,
+) -> Result<Option<ArchiveGetOutcome>, ArchiveGetError> {
+    let (Some(segment), Some(prefetch)) = (SegmentName::parse(&request.name), prefetch) else { return Ok(None) };
+    if !prefetch.place_ready_segment(segment, &request.dest)? {
+        return Ok(None);
+    }
+    prefetch.ensure_fetching_after(segment);
+    Ok(Some(ArchiveGetOutcome::Placed(WalFileSource::Prefetched)))
+}
+
+/// Places a segment or a history that this archive has, if it has it whole. What is absent here, or cannot be read, may
+/// be in a repository that is not asked here: `None`, and [`archive_get`] decides.
+///
+/// # Errors
+/// It cannot be written to its destination.
+pub async fn place_archived(
+    archive: &Arc<Archive>,
+    request: &ArchiveGetRequest,
+    prefetch: Option<&Prefetch>,
+) -> Result<Option<ArchiveGetOutcome>, ArchiveGetError> {
+    let Some(name) = WalFileName::parse(&request.name) else { return Ok(None) };
+    let bytes = match archive.file(&name).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            tracing::debug!(%error, file = request.name, "not read here; every repository is asked");
+            return Ok(None);
+        }
+    };
+    write_file(bytes, &request.dest).await?;
+    match (&name, prefetch) {
+        (WalFileName::Segment(segment), Some(prefetch)) => prefetch.ensure_fetching_after(*segment),
+        // PostgreSQL asks for histories when recovery begins and when it ends.
+        (WalFileName::History(_), Some(prefetch)) => prefetch.remove_dir(),
+        _ => {}
+    }
+    Ok(Some(ArchiveGetOutcome::Placed(WalFileSource::Archive)))
+}
+
 /// Puts the file that PostgreSQL asks for into its place.
 ///
 /// # Errors

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::support::process::{Running, until};
@@ -224,4 +227,74 @@ fn health_shows_the_server_without_the_only_repository() {
     for part in ["archive      BAD", "receiver     ok  connected to slot walkeep", "free for the spool"] {
         assert!(health.stdout.contains(part), "{part:?} is missing in\n{}", health.stdout);
     }
+}
+
+/// An object store that takes each connection and never answers.
+struct SilentStore {
+    port: u16,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl SilentStore {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let taken = Arc::clone(&connections);
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                taken.lock().unwrap().push(connection);
+            }
+        });
+        Self { port, connections }
+    }
+
+    /// How many connections there were so far.
+    fn asked(&self) -> usize {
+        self.connections.lock().unwrap().len()
+    }
+
+    fn configure_in(&self, site: &Site) {
+        let section = format!(
+            "[repository.offsite]\nurl = \"s3://bucket/walkeep\"\nendpoint = \"http://127.0.0.1:{}\"\nallow-http = \
+                true\nregion = \"us-east-1\"\naccess-key-id = \"a\"\nsecret-access-key = \"b\"\n\n[postgres.main]",
+            self.port
+        );
+        let config = fs::read_to_string(site.config()).unwrap();
+        site.scratch().file("walkeep.toml", &config.replacen("[postgres.main]", &section, 1));
+    }
+}
+
+/// Each of these is a process of its own, which PostgreSQL starts for each segment and waits for.
+#[test]
+fn push_and_get_do_not_wait_again_and_again_for_a_repository_that_is_silent() {
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+    let site = Site::for_cluster(&cluster);
+    let store = SilentStore::start();
+    store.configure_in(&site);
+    let next = || {
+        cluster.sql("create table if not exists t (n int); insert into t values (1)");
+        cluster.pg_wal().join(cluster.switch_wal())
+    };
+    let push = |segment: &Path| site.walkeep(&["archive-push", segment.to_str().unwrap()]).expect_code(0).stderr;
+    let first = next();
+    let warned = push(&first);
+    assert!(warned.contains("not in this repository") && warned.contains("offsite"), "{warned}");
+    let asked = store.asked();
+    assert!(asked > 0, "the repository was left out at once");
+    for _ in 0..2 {
+        let warned = push(&next());
+        assert!(warned.contains("not asked again yet"), "{warned}");
+    }
+    assert_eq!(store.asked(), asked, "the repository was asked again");
+
+    let name = first.file_name().unwrap().to_str().unwrap();
+    let fetched = site.path().join("fetched");
+    site.walkeep(&["archive-get", name, fetched.to_str().unwrap()]).expect_ok();
+    assert_eq!(fs::read(&fetched).unwrap(), fs::read(&first).unwrap());
+
+    // The pause has passed.
+    fs::remove_file(site.state_dir().join("unreachable.json")).unwrap();
+    push(&next());
+    assert!(store.asked() > asked, "the repository was never asked again");
 }
