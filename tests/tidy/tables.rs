@@ -185,7 +185,7 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[];
 pub(crate) const FILES_IN_CYCLES: usize = 0;
 
 /// Lines of Rust wider than [`COLUMNS`]. May only fall.
-pub(crate) const WIDE_LINES: usize = 119;
+pub(crate) const WIDE_LINES: usize = 118;
 
 /// Doc comments of a single word: make the item private instead. May only fall.
 pub(crate) const ONE_WORD_DOCS: usize = 102;
@@ -199,7 +199,7 @@ pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("tells", "reports, prints, shows, returns", 40),
     ("is told", "is notified", 35),
     ("is said", "is reported", 24),
-    ("comes", "arrives, is received", 129),
+    ("comes", "arrives, is received", 128),
     ("came", "arrived, was received", 85),
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),

@@ -72,7 +72,7 @@ pub(in crate::cli) async fn run(args: ArchiveGetArgs, around: &CliContext) -> an
     }
 }
 
-/// The nearest place first: what lies ready, then this machine's repositories, then all. So a repository elsewhere that
+/// The nearest place first: what is ready, then this machine's repositories, then all. So a repository elsewhere that
 /// does not answer delays nothing that is here.
 async fn fetch(
     config: &Config,

@@ -25,6 +25,7 @@ mod followers;
 mod forks;
 /// What the receiver acknowledged, after server and receiver crashed together.
 mod receive_spool;
+mod receive_storms;
 /// The segment under way in the repository.
 mod receive_pieces;
 /// What is reported of each of two repositories.

@@ -50,7 +50,12 @@ impl S3 {
 
     /// `walkeep repository add offsite` with a repository here, whose credentials go to the configuration.
     pub(crate) fn add_to(&self, site: &Site) -> process::Finished {
-        let endpoint = format!("endpoint=http://127.0.0.1:{}", self.port);
+        self.add_through(site, self.port)
+    }
+
+    /// The same, reached over another port.
+    pub(crate) fn add_through(&self, site: &Site, port: u16) -> process::Finished {
+        let endpoint = format!("endpoint=http://127.0.0.1:{port}");
         let url = format!("s3://{BUCKET}/second");
         let mut command = vec!["repository", "add", "offsite", &url, "--retention", "90d", "--setting", &endpoint];
         for setting in ["allow-http=true", "access-key-id=test", "secret-access-key=testtest", "region=us-east-1"] {
