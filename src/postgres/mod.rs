@@ -1,7 +1,8 @@
 //! The PostgreSQL wing: WAL and base backups in, exact restores out.
 //!
 //! `format` and `wal` are pure: bytes in, values out. `wire`, `sql` and `index` each own one foreign system. `archive`
-//! joins them with the vault; the flows after it are the verbs of the command line, and never import one another.
+//! joins them with the vault, and `fork_check` compares a server with it; the flows after it are the verbs of the
+//! command line, and never import one another.
 
 pub mod format;
 pub mod wal;
@@ -9,6 +10,7 @@ pub mod wire;
 pub mod sql;
 pub mod index;
 pub mod archive;
+pub mod fork_check;
 pub mod receive;
 pub mod archive_push;
 pub mod archive_get;

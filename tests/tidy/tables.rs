@@ -87,6 +87,7 @@ pub(crate) const ORDERS: [Order; 5] = [
             &["wal"],
             &["wire", "sql", "index"],
             &["archive"],
+            &["fork_check"],
             &[
                 "receive",
                 "archive_push",

@@ -8,6 +8,7 @@ use crate::base::pipeline::StageLostError;
 use crate::postgres::archive;
 use crate::postgres::archive::chunks::PackError;
 use crate::postgres::archive::ingest::IngestError;
+use crate::postgres::fork_check::ComparisonError;
 use crate::postgres::format::backup_label::BackupLabelError;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::PgControlError;
@@ -119,6 +120,12 @@ pub enum BackupError {
         /// How many.
         count: usize,
     },
+    /// The server's WAL is not the archive's.
+    #[error("no backup is taken: {0}")]
+    Forked(String),
+    /// The server could not be compared with the archive.
+    #[error(transparent)]
+    Comparison(#[from] ComparisonError),
     /// A name that cannot be.
     #[error(transparent)]
     Name(#[from] ObjectKeyError),
@@ -139,7 +146,10 @@ impl HasKind for BackupError {
             BackupError::Server(error) => error.kind(),
             BackupError::Archive(error) => error.kind(),
             BackupError::Ingest(error) => error.kind(),
-            BackupError::DamagedPages { .. } | BackupError::BrokenWal { .. } => ErrorKind::Integrity,
+            BackupError::Comparison(error) => error.kind(),
+            BackupError::DamagedPages { .. } | BackupError::BrokenWal { .. } | BackupError::Forked(_) => {
+                ErrorKind::Integrity
+            }
             // The next backup begins on the new timeline, or stores the removed packs again.
             BackupError::Promoted { .. } | BackupError::PacksGone { .. } => ErrorKind::Unavailable,
             BackupError::Pack(_)

@@ -12,6 +12,7 @@
 //! In memory: the chunks under way (8 MiB), four packs at most and what they were sealed to (256 MiB at worst, half of
 //! that as a rule), and 100 bytes a chunk known.
 
+mod fork_refusal;
 mod required_wal;
 mod chunker;
 mod known_chunks;
@@ -138,6 +139,7 @@ async fn take_backup_reporting(
 ) -> Result<BackupSummary, BackupError> {
     let mut connection = ReplicationConnection::connect(server).await?;
     let about = inspect_server(archive, &mut connection).await?;
+    fork_refusal::refuse_fork(archive, server).await?;
     let namer = ChunkNamer::for_current_key(archive.vault().protection());
     let skipped = Arc::new(archive.vault().skip_unreachable());
     let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id(), &skipped).await?;

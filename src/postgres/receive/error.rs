@@ -8,6 +8,7 @@ use crate::base::retry::ErrorClass;
 use crate::postgres::archive;
 use crate::postgres::archive::fork::{Fork, RecordedFork};
 use crate::postgres::archive::ingest::IngestError;
+use crate::postgres::fork_check::ComparisonError;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentSize, SystemId};
 use crate::postgres::format::timeline::{TimelineHistoryError, TimelineId};
@@ -136,6 +137,17 @@ impl HasKind for ReceiveError {
             | ReceiveError::History(_)
             | ReceiveError::WrongHistory(_)
             | ReceiveError::WorkerLost => ErrorKind::Failed,
+        }
+    }
+}
+
+impl From<ComparisonError> for ReceiveError {
+    fn from(error: ComparisonError) -> ReceiveError {
+        match error {
+            ComparisonError::Server(error) => error.into(),
+            ComparisonError::Archive(error) => error.into(),
+            ComparisonError::Spool(error) => error.into(),
+            ComparisonError::WorkerLost => ReceiveError::WorkerLost,
         }
     }
 }

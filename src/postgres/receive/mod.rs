@@ -53,7 +53,6 @@ pub mod acknowledge;
 mod resume_context;
 mod resume;
 mod archived_path;
-mod fork_check;
 mod slot;
 mod error;
 mod settings;
@@ -62,6 +61,8 @@ mod piece_uploads;
 mod receiver_state;
 mod piece_copies;
 mod followers;
+#[cfg(test)]
+mod followers_model;
 mod stream_session;
 
 use std::fmt;
@@ -77,14 +78,13 @@ pub use settings::{ReceiveEvent, ReceiveObserver, ReceiveSettings};
 use crate::base::clock::{Clock, timeout};
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::postgres::archive::Archive;
-use crate::postgres::archive::fork::{Fork, RecordedFork};
 use crate::postgres::archive::gap::Gap;
 use crate::postgres::archive::spool::Spool;
+use crate::postgres::fork_check::{ComparedWal, ForkCause, FoundFork, Verdict};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::{TimelineId, TimelinePath};
 use crate::postgres::wire::{self, NextTimeline, ReplicationConnection, SlotName, StartedReplication};
 use followers::Followers;
-use fork_check::{ComparedWal, ForkCause, FoundFork, Verdict};
 use intake::{IntakeStart, SpoolScope, TimelineIntake};
 use piece_copies::PieceCopies;
 use receiver_state::ReceiverState;
@@ -274,7 +274,8 @@ impl Receiver<'_> {
                 }
                 Err(error @ ReceiveError::Diverged { timeline, at, .. }) => {
                     let kept_until = self.state.as_ref().map_or(at, |state| state.intake.position());
-                    self.record_fork(&known, FoundFork { timeline, at, kept_until, cause: ForkCause::Differs }).await;
+                    let found = FoundFork { timeline, at, kept_until, cause: ForkCause::Differs };
+                    known.compared_server().record_fork(self.archive, found).await;
                     return Err(error);
                 }
                 Err(error) => return Err(error),
@@ -322,22 +323,20 @@ impl Receiver<'_> {
             return Ok(Some(connection));
         }
         let spool = self.state.is_none().then_some(&self.spool);
-        let compared = ComparedWal { archive: self.archive, spool, known, clock };
-        let comparison = unless_stopped(&self.shutdown, Box::pin(compared.compare(connection))).await?;
+        let server = known.compared_server();
+        let compared = ComparedWal { archive: self.archive, spool, known: &server, clock };
+        let compare = async { Ok(Box::pin(compared.compare(connection)).await?) };
+        let comparison = unless_stopped(&self.shutdown, compare).await?;
         match comparison.verdict {
             Verdict::Equal => {}
             Verdict::Unknown(timeline) => {
                 tracing::debug!(%timeline, server = known.server, "the server no longer has the last archived segment");
-                let forks = self.archive.forks().await?;
-                // What another server did is no reason to refuse this one.
-                let is_of_server = |recorded: &&RecordedFork| {
-                    recorded.fork.timeline == timeline && recorded.fork.server == known.server
-                };
-                if let Some(recorded) = forks.iter().find(is_of_server) {
-                    return Err(ReceiveError::forked(known.server.clone(), recorded));
-                }
             }
-            Verdict::Fork(found) => return Err(self.refuse_fork(known, found).await),
+            Verdict::Recorded(recorded) => return Err(ReceiveError::forked(known.server.clone(), &recorded)),
+            Verdict::Fork(found) => {
+                let recorded = server.record_fork(self.archive, found).await;
+                return Err(ReceiveError::forked(known.server.clone(), &recorded));
+            }
         }
         Ok(comparison.connection)
     }
@@ -351,28 +350,8 @@ impl Receiver<'_> {
             return Ok(());
         }
         let found = FoundFork { timeline, at, kept_until, cause: ForkCause::Behind };
-        self.record_fork(known, found).await;
+        known.compared_server().record_fork(self.archive, found).await;
         Err(state.intake.diverged_error(at))
-    }
-
-    /// The error that refuses the server. The fork is recorded before, and the refusal stays if that fails.
-    async fn refuse_fork(&self, known: &ResumeContext, found: FoundFork) -> ReceiveError {
-        let fork = fork_record(self.archive, known, found);
-        let recorded = self.record_fork(known, found).await;
-        ReceiveError::forked(known.server.clone(), &recorded.unwrap_or(RecordedFork { fork, resolution: None }))
-    }
-
-    async fn record_fork(&self, known: &ResumeContext, found: FoundFork) -> Option<RecordedFork> {
-        match self.archive.record_fork(fork_record(self.archive, known, found)).await {
-            Ok(recorded) => {
-                tracing::error!(server = known.server, "{}", recorded.describe(self.archive.cluster().as_str()));
-                Some(recorded)
-            }
-            Err(error) => {
-                tracing::error!(server = known.server, %error, "a fork of the archive cannot be recorded");
-                None
-            }
-        }
     }
 
     /// Finds where to begin, or checks that what is in memory still fits the server.
@@ -584,18 +563,6 @@ async fn open_stream(
     let standby = connection.is_in_recovery().await?;
     let started = connection.start_physical(slot, from, timeline).await?;
     Ok(OpenedStream { started, standby, sender_timeout })
-}
-
-fn fork_record(archive: &Archive, known: &ResumeContext, found: FoundFork) -> Fork {
-    Fork {
-        system_id: known.identity.system_id,
-        timeline: found.timeline,
-        at: found.at,
-        archived_until: found.kept_until,
-        noticed_at: archive.vault().clock().now(),
-        server: known.server.clone(),
-        reason: found.reason(),
-    }
 }
 
 /// What `work` gives, unless we are to stop first: then it is dropped, and must have done nothing by halves.

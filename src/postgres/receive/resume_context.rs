@@ -1,5 +1,6 @@
 //! What is known of the server before anything is streamed.
 
+use crate::postgres::fork_check::ComparedServer;
 use crate::postgres::format::segment::SegmentSize;
 use crate::postgres::format::timeline::TimelinePath;
 use crate::postgres::wire::{ReplicationSlot, SystemIdentity};
@@ -17,4 +18,12 @@ pub(super) struct ResumeContext {
     pub(super) path: TimelinePath,
     /// The slot, where the server can show it.
     pub(super) slot: Option<ReplicationSlot>,
+}
+
+impl ResumeContext {
+    /// As a comparison with the archive needs it.
+    pub(super) fn compared_server(&self) -> ComparedServer {
+        let ResumeContext { identity, standby, server, size, path, .. } = self;
+        ComparedServer { identity: *identity, standby: *standby, name: server.clone(), size: *size, path: path.clone() }
+    }
 }

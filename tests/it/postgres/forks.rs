@@ -337,3 +337,37 @@ fn a_receiver_whose_segment_a_clone_has_archived_records_the_fork() {
     clone.stop();
     cluster.stop();
 }
+
+/// A backup of a server that was set back would be replayed with the archive's WAL, which is another history.
+#[test]
+fn a_server_that_was_set_back_is_not_backed_up() {
+    for archive_has_forked_segment in [true, false] {
+        let mut cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+        let site = Site::for_cluster(&cluster);
+        cluster.sql("create table t (n int); insert into t select generate_series(1, 1000)");
+        site.walkeep(&["backup", "postgres"]).expect_ok();
+        cluster.stop();
+        let copy = Scratch::new();
+        let saved = copy.join("saved");
+        copy_dir(cluster.data(), &saved);
+        cluster.start_again();
+        cluster.sql("insert into t select generate_series(2001, 3000)");
+        if archive_has_forked_segment {
+            site.walkeep(&["backup", "postgres"]).expect_ok();
+        } else {
+            let mut receiver = site.spawn("receive", &["receive", "main"]);
+            wait_for_object(&site, &write_segment(&cluster));
+            receiver.terminate();
+        }
+        cluster.stop();
+        put_back(&cluster, &saved);
+        cluster.start_again();
+        cluster.sql("insert into t select generate_series(900001, 900300)");
+        let before = wal_objects(&site);
+        let refused = site.walkeep(&["backup", "postgres"]).expect_code(6);
+        assert!(refused.stderr.contains("no backup is taken") && refused.stderr.contains("fork"), "{}", refused.stderr);
+        assert_eq!(forks(&site).len(), 1);
+        assert!(wal_objects(&site) == before, "the archive was changed");
+        cluster.stop();
+    }
+}

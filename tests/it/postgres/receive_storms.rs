@@ -181,25 +181,27 @@ fn each_repository_alone_keeps_what_it_promises_in_a_storm() {
     let committed = workload.stop();
     let reached = lsn(&storm.cluster.current_lsn());
     storm.cluster.switch_wal();
-    storm.await_complete("local", reached);
+    storm.pause(1500);
     storm.receiver.kill9();
-    let (_, local) = storm.restored("local", None);
-    assert_eq!(local.symmetric_difference(&committed).count(), 0, "of {} transactions", committed.len());
+    let store = Some(storm.store.port());
+    for (name, port) in [("local", None), ("offsite", store)] {
+        let (promised, found) = storm.restored(name, port);
+        let expected: BTreeSet<u32> =
+            committed_before(&storm.cluster, &begin, promised).intersection(&committed).copied().collect();
+        let lost: Vec<&u32> = expected.difference(&found).collect();
+        assert!(lost.is_empty(), "{lost:?} of {} promised transactions are not in {name}", expected.len());
+        assert!(found.is_subset(&committed) && !found.is_empty(), "{name}: {}", found.len());
+        fs::remove_dir_all(storm.site.path().join(format!("state-{name}"))).unwrap();
+    }
 
-    let (promised, offsite) = storm.restored("offsite", Some(storm.store.port()));
-    let expected: BTreeSet<u32> =
-        committed_before(&storm.cluster, &begin, promised).intersection(&committed).copied().collect();
-    let lost: Vec<&u32> = expected.difference(&offsite).collect();
-    assert!(lost.is_empty(), "{lost:?} of {} promised transactions are lost", expected.len());
-    assert!(offsite.is_subset(&committed) && !offsite.is_empty(), "{}", offsite.len());
-
-    // Back again, it gets the rest.
+    // Back again, each gets the rest.
     storm.network.set(Mode::Pass);
     storm.receive();
-    storm.await_complete("offsite", reached);
-    storm.receiver.terminate();
-    fs::remove_dir_all(storm.site.path().join("state-offsite")).unwrap();
-    let (_, offsite) = storm.restored("offsite", Some(storm.store.port()));
-    assert_eq!(offsite.symmetric_difference(&committed).count(), 0, "of {} transactions", committed.len());
+    for (name, port) in [("local", None), ("offsite", store)] {
+        storm.await_complete(name, reached);
+        let (_, found) = storm.restored(name, port);
+        assert_eq!(found.symmetric_difference(&committed).count(), 0, "{name}: of {} transactions", committed.len());
+    }
+    assert!(storm.receiver.terminate().success(), "{}", tail(&storm.receiver.output(), 30));
     storm.cluster.stop();
 }

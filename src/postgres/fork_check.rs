@@ -1,7 +1,7 @@
-//! Before anything is received: is the server's WAL the WAL that is here?
+//! Before anything of a server is archived: is the server's WAL the WAL that is here?
 //!
-//! The receiver streams the last whole segment that it keeps (archived, or spooled) once more, without a slot and
-//! without reports, and compares it up to its last record. What follows a switch record is padding and may differ.
+//! A receiver and a backup stream the last whole segment that is kept (archived, or spooled) once more, without a slot
+//! and without reports, and compare it up to its last record. What follows a switch record is padding and may differ.
 //!
 //! A difference in content proves a fork: a server that was set back and wrote other WAL, or a clone. A server that
 //! has less WAL than is kept is judged by its role:
@@ -25,19 +25,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::error::ReceiveError;
-use super::resume_context::ResumeContext;
+use crate::base::blocking::{WorkerLostError, run_blocking};
 use crate::base::clock::{Clock, timeout};
-use crate::postgres::archive::fork::first_difference;
+use crate::base::error_kind::{ErrorKind, HasKind};
+use crate::postgres::archive::fork::{Fork, RecordedFork, first_difference};
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::archive::{Archive, ArchiveError};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::segment::{SegmentName, SegmentNo, SegmentSize};
 use crate::postgres::format::time::PgTime;
-use crate::postgres::format::timeline::{TimelineId, TimelineSpan};
+use crate::postgres::format::timeline::{TimelineId, TimelinePath, TimelineSpan};
 use crate::postgres::wire::{
-    ReplicationConnection, ReplicationError, StandbyStatus, StartedReplication, WalStreamEvent,
+    ReplicationConnection, ReplicationError, StandbyStatus, StartedReplication, SystemIdentity, WalStreamEvent,
 };
+use crate::vault::spool::error::SpoolError;
 
 /// The server may send nothing for so long while it is compared.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -48,36 +49,124 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A segment before a timeline's end is looked for among so many.
 const LOOK_BACK_SEGMENTS: u64 = 64;
 
+/// Why a server could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum ComparisonError {
+    /// The server or the way to it.
+    #[error(transparent)]
+    Server(#[from] ReplicationError),
+    /// The archive, when read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A worker thread panicked.
+    #[error("a worker thread gave up; this is a bug in walkeep, and its message is in the log above")]
+    WorkerLost,
+}
+
+impl From<WorkerLostError> for ComparisonError {
+    fn from(_lost: WorkerLostError) -> ComparisonError {
+        ComparisonError::WorkerLost
+    }
+}
+
+impl HasKind for ComparisonError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ComparisonError::Server(error) => error.kind(),
+            ComparisonError::Archive(error) => error.kind(),
+            ComparisonError::Spool(error) => error.kind(),
+            ComparisonError::WorkerLost => ErrorKind::Failed,
+        }
+    }
+}
+
+/// The server that is compared.
+#[derive(Debug, Clone)]
+pub struct ComparedServer {
+    /// What it calls itself.
+    pub identity: SystemIdentity,
+    /// Whether it is in recovery. Asked before the identity, so that a primary's position is its own.
+    pub standby: bool,
+    /// Which server this is, for messages.
+    pub name: String,
+    /// The size of its segments.
+    pub size: SegmentSize,
+    /// Its timelines, up to its own.
+    pub path: TimelinePath,
+}
+
+impl ComparedServer {
+    /// The record of a fork of this server.
+    fn fork_record(&self, archive: &Archive, found: FoundFork) -> Fork {
+        Fork {
+            system_id: self.identity.system_id,
+            timeline: found.timeline,
+            at: found.at,
+            archived_until: found.kept_until,
+            noticed_at: archive.vault().clock().now(),
+            server: self.name.clone(),
+            reason: found.reason(),
+        }
+    }
+
+    /// Records a fork of this server, and logs it. If the record cannot be stored, the log has that too; the server is
+    /// refused all the same.
+    pub async fn record_fork(&self, archive: &Archive, found: FoundFork) -> RecordedFork {
+        let fork = self.fork_record(archive, found);
+        match archive.record_fork(fork.clone()).await {
+            Ok(recorded) => {
+                tracing::error!(server = self.name, "{}", recorded.describe(archive.cluster().as_str()));
+                recorded
+            }
+            Err(error) => {
+                tracing::error!(server = self.name, %error, "a fork of the archive cannot be recorded");
+                RecordedFork { fork, resolution: None }
+            }
+        }
+    }
+}
+
 /// The result of a comparison.
 #[derive(Debug)]
-pub(super) struct Comparison {
+pub struct Comparison {
     /// The connection, if it can be used for more.
-    pub(super) connection: Option<ReplicationConnection>,
-    pub(super) verdict: Verdict,
+    pub connection: Option<ReplicationConnection>,
+    /// What was found.
+    pub verdict: Verdict,
 }
 
 /// What was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
     /// All that both have is equal, or nothing is kept.
     Equal,
-    /// The server no longer has the WAL.
+    /// The server no longer has the WAL, and no fork of it is recorded.
     Unknown(TimelineId),
+    /// The server no longer has the WAL, and a fork of it is recorded on this timeline.
+    Recorded(RecordedFork),
     /// The server's WAL is another one.
     Fork(FoundFork),
 }
 
 /// Where the server leaves the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FoundFork {
-    pub(super) timeline: TimelineId,
-    pub(super) at: Lsn,
-    pub(super) kept_until: Lsn,
-    pub(super) cause: ForkCause,
+pub struct FoundFork {
+    /// The timeline that both have.
+    pub timeline: TimelineId,
+    /// The first byte that differs, or the end of the server's WAL.
+    pub at: Lsn,
+    /// The end of what is kept.
+    pub kept_until: Lsn,
+    /// In which way they differ.
+    pub cause: ForkCause,
 }
 
+/// In which way a server's WAL differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ForkCause {
+pub enum ForkCause {
     /// Other bytes.
     Differs,
     /// A primary's WAL ends before.
@@ -86,7 +175,8 @@ pub(super) enum ForkCause {
 
 impl FoundFork {
     /// For people.
-    pub(super) fn reason(self) -> String {
+    #[must_use]
+    pub fn reason(self) -> String {
         match self.cause {
             ForkCause::Differs => format!("its WAL differs from what was received before, from {} on", self.at),
             ForkCause::Behind => format!(
@@ -116,22 +206,28 @@ impl KeptSegment {
 }
 
 /// What a comparison needs besides the connection.
-pub(super) struct ComparedWal<'a> {
-    pub(super) archive: &'a Arc<Archive>,
+pub(crate) struct ComparedWal<'a> {
+    /// The archive that is compared with.
+    pub(crate) archive: &'a Arc<Archive>,
     /// `None` while the receiver has its own view of the spool.
-    pub(super) spool: Option<&'a Spool>,
-    pub(super) known: &'a ResumeContext,
-    pub(super) clock: &'a dyn Clock,
+    pub(crate) spool: Option<&'a Spool>,
+    /// The server.
+    pub(crate) known: &'a ComparedServer,
+    /// The clock for limits.
+    pub(crate) clock: &'a dyn Clock,
 }
 
 impl ComparedWal<'_> {
     /// Compares the server's WAL with the last kept segment on its path. Records nothing.
-    pub(super) async fn compare(&self, connection: ReplicationConnection) -> Result<Comparison, ReceiveError> {
+    ///
+    /// # Errors
+    /// [`ComparisonError`]: nothing is known then.
+    pub(crate) async fn compare(&self, connection: ReplicationConnection) -> Result<Comparison, ComparisonError> {
         let equal = |connection| Ok(Comparison { connection: Some(connection), verdict: Verdict::Equal });
         let Some(last) = self.last_kept().await? else { return equal(connection) };
         let (timeline, end) = (last.timeline, last.end());
-        let is_current = timeline == self.known.identity.timeline;
-        let flushed = if is_current { self.known.identity.flushed } else { Lsn::MAX };
+        let mut connection = connection;
+        let flushed = self.flushed(&mut connection, timeline, end).await?;
         let compared = if flushed > last.start { Some(last) } else { self.archived_at(timeline, flushed).await? };
         let (connection, found) = match &compared {
             Some(segment) => self.stream(connection, segment, flushed.min(segment.end())).await?,
@@ -142,13 +238,41 @@ impl ComparedWal<'_> {
             StreamedWal::Differs(at) => fork(at, ForkCause::Differs),
             _ if flushed < end && !self.known.standby => fork(flushed, ForkCause::Behind),
             StreamedWal::Equal => Verdict::Equal,
-            StreamedWal::Removed => Verdict::Unknown(timeline),
+            StreamedWal::Removed => self.recorded_fork(timeline).await?,
         };
         Ok(Comparison { connection, verdict })
     }
 
+    /// How far the server's WAL of this timeline reaches. If that is not as far as what is kept, the server is asked
+    /// again: another process may have archived WAL since it was asked first.
+    async fn flushed(
+        &self,
+        connection: &mut ReplicationConnection,
+        timeline: TimelineId,
+        kept_until: Lsn,
+    ) -> Result<Lsn, ComparisonError> {
+        let SystemIdentity { timeline: current, flushed, .. } = self.known.identity;
+        if timeline != current {
+            return Ok(Lsn::MAX);
+        }
+        if flushed >= kept_until {
+            return Ok(flushed);
+        }
+        let now = connection.identify_system().await?;
+        Ok(if now.timeline == timeline { now.flushed } else { flushed })
+    }
+
+    /// What is recorded of this server, if nothing can be compared. What another server did is no reason to refuse
+    /// this one.
+    async fn recorded_fork(&self, timeline: TimelineId) -> Result<Verdict, ComparisonError> {
+        let forks = self.archive.forks().await?;
+        let is_of_server =
+            |recorded: &RecordedFork| recorded.fork.timeline == timeline && recorded.fork.server == self.known.name;
+        Ok(forks.into_iter().find(is_of_server).map_or(Verdict::Unknown(timeline), Verdict::Recorded))
+    }
+
     /// The last whole segment on the server's path that is archived or spooled.
-    async fn last_kept(&self) -> Result<Option<KeptSegment>, ReceiveError> {
+    async fn last_kept(&self) -> Result<Option<KeptSegment>, ComparisonError> {
         let size = self.known.size;
         for span in self.known.path.spans().iter().rev() {
             let archived = self.last_archived(span).await?;
@@ -165,7 +289,7 @@ impl ComparedWal<'_> {
     }
 
     /// The last archived segment of a span.
-    async fn last_archived(&self, span: &TimelineSpan) -> Result<Option<SegmentNo>, ReceiveError> {
+    async fn last_archived(&self, span: &TimelineSpan) -> Result<Option<SegmentNo>, ComparisonError> {
         let size = self.known.size;
         let last = self.archive.last_segment(span.timeline).await?.and_then(|name| name.number(size));
         let end = span.end.map(|fork| size.segment_of(fork));
@@ -178,13 +302,13 @@ impl ComparedWal<'_> {
     }
 
     /// The archived segment with the WAL before a position.
-    async fn archived_at(&self, timeline: TimelineId, position: Lsn) -> Result<Option<KeptSegment>, ReceiveError> {
+    async fn archived_at(&self, timeline: TimelineId, position: Lsn) -> Result<Option<KeptSegment>, ComparisonError> {
         let before = Lsn::new(position.get().saturating_sub(1));
         self.archived(timeline, self.known.size.segment_of(before)).await
     }
 
     /// An archived segment up to its last record; `None` if there is none, or if it cannot be opened.
-    async fn archived(&self, timeline: TimelineId, number: SegmentNo) -> Result<Option<KeptSegment>, ReceiveError> {
+    async fn archived(&self, timeline: TimelineId, number: SegmentNo) -> Result<Option<KeptSegment>, ComparisonError> {
         let Some(name) = SegmentName::new(timeline, number, self.known.size) else { return Ok(None) };
         let read =
             async { Ok::<_, ArchiveError>(self.archive.digest(name).await?.zip(self.archive.segment(name).await?)) };
@@ -208,7 +332,7 @@ impl ComparedWal<'_> {
         connection: ReplicationConnection,
         kept: &KeptSegment,
         end: Lsn,
-    ) -> Result<(Option<ReplicationConnection>, StreamedWal), ReceiveError> {
+    ) -> Result<(Option<ReplicationConnection>, StreamedWal), ComparisonError> {
         let mut stream = match connection.start_physical(None, kept.start, kept.timeline).await {
             Ok(StartedReplication::Streaming(stream)) => stream,
             Ok(StartedReplication::TimelineEnded(connection, _)) => return Ok((Some(connection), StreamedWal::Equal)),
@@ -259,7 +383,7 @@ async fn last_spooled(
     span: TimelineSpan,
     archived: Option<SegmentNo>,
     size: SegmentSize,
-) -> Result<Option<KeptSegment>, ReceiveError> {
+) -> Result<Option<KeptSegment>, ComparisonError> {
     let find = move || {
         let end = span.end.map(|fork| size.segment_of(fork));
         let (timeline, begin) = (span.timeline, size.segment_of(span.begin));
@@ -276,7 +400,7 @@ async fn last_spooled(
         }
         Ok(None)
     };
-    tokio::task::spawn_blocking(find).await.map_err(|_panic| ReceiveError::WorkerLost)?
+    run_blocking(find).await?
 }
 
 /// Up to where the bytes of a whole segment mean anything.
