@@ -92,7 +92,8 @@ async fn clean_up_cluster(
     around: &CliContext,
 ) -> anyhow::Result<CleanupReport<ClusterCleanup>> {
     let archive = Arc::new(open::open_archive(config, cluster, around).await?);
-    let (index, _) = reindex::open_index(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let (index, _) =
+        reindex::open_index_or_scratch(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let (progress, removed) = (ProgressDisplay::new("cleanup", 0, around.quiet), AtomicU64::new(0));
     let tell = |bytes: u64| progress.set_done(removed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes), 0);
     let report = retention::clean_up(&archive, &index, wish, &tell).await;

@@ -127,6 +127,27 @@ pub async fn open_index(archive: &Arc<Archive>, dir: &Path) -> Result<(Arc<WalIn
     Ok((index, report))
 }
 
+/// [`open_index`] for a command that must answer whatever is wrong with the index: if it is one of other repositories,
+/// or cannot be read or written, the command makes one for itself from the archive. That takes the longer, the more WAL
+/// there is.
+///
+/// # Errors
+/// The repositories cannot be read, or there is no room for an index.
+pub async fn open_index_or_scratch(
+    archive: &Arc<Archive>,
+    dir: &Path,
+) -> Result<(Arc<WalIndex>, ReindexReport), ReindexError> {
+    let error = match open_index(archive, dir).await {
+        Err(ReindexError::Index(error)) => error,
+        opened => return opened,
+    };
+    tracing::warn!(%error, "the index is of no use here; this command reads the archive instead");
+    let (identity, folder) = (repository_ids(archive), dir.parent().unwrap_or(dir).to_owned());
+    let index = Arc::new(run_blocking(move || WalIndex::scratch(&folder, &identity)).await??);
+    let report = catch_up_index(archive, &index, ReindexScope::All).await?;
+    Ok((index, report))
+}
+
 /// The index, and whether it was to be read beside another process that writes it.
 fn writer_or_reader(path: &Path, identity: &[String]) -> (bool, Result<WalIndex, index::IndexError>) {
     match WalIndex::open_writer(path, identity) {

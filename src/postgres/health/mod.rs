@@ -170,7 +170,7 @@ async fn current_coverage(
     spool: Option<Spool>,
     places: &HealthSources,
 ) -> Result<ArchiveCoverage, ReindexError> {
-    let (index, _) = reindex::open_index(archive, &places.index).await?;
+    let (index, _) = reindex::open_index_or_scratch(archive, &places.index).await?;
     coverage::gather_coverage(archive, &index, spool, CoverageScope::SinceNewestBackup).await
 }
 

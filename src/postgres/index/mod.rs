@@ -33,6 +33,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tempfile::TempDir;
+
 use crate::postgres::format::segment::SegmentNo;
 use crate::postgres::format::timeline::TimelineId;
 
@@ -69,6 +71,8 @@ pub struct WalIndex {
     writing: Mutex<()>,
     /// What a reader has taken in by itself and the database does not have yet. Always empty for the writer.
     own: RwLock<Arc<IndexBatch>>,
+    /// The directory of an index that lives as long as this.
+    _scratch: Option<TempDir>,
 }
 
 impl WalIndex {
@@ -95,7 +99,7 @@ impl WalIndex {
     }
 
     fn from_rocks(rocks: RocksStore) -> WalIndex {
-        WalIndex { rocks, writing: Mutex::new(()), own: RwLock::default() }
+        WalIndex { rocks, writing: Mutex::new(()), own: RwLock::default(), _scratch: None }
     }
 
     /// The database, and what a reader has on top of it.
@@ -130,6 +134,20 @@ impl WalIndex {
     pub fn recreate(dir: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
         RocksStore::destroy(dir)?;
         WalIndex::open_writer(dir, repositories)
+    }
+
+    /// An empty index that is gone when it is dropped: in `folder` if it can be written, else among the machine's
+    /// temporary files.
+    ///
+    /// # Errors
+    /// There is no room for it in either place.
+    pub fn scratch(folder: &Path, repositories: &[String]) -> Result<WalIndex, IndexError> {
+        let failed = |source| IndexError::File { what: "create an index below", path: std::env::temp_dir(), source };
+        let mut builder = tempfile::Builder::new();
+        let builder = builder.prefix("walkeep-index-");
+        let dir = builder.tempdir_in(folder).or_else(|_unwritable| builder.tempdir()).map_err(failed)?;
+        let index = WalIndex::open_writer(dir.path(), repositories)?;
+        Ok(WalIndex { _scratch: Some(dir), ..index })
     }
 
     /// The repositories that the index says it is made from, if one of those at hand is among them.

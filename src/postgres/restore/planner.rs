@@ -33,7 +33,7 @@ impl RestorePlanner {
         index_dir: &Path,
         state_dir: &Path,
     ) -> Result<RestorePlanner, ReindexError> {
-        let (index, _) = reindex::open_index(&archive, index_dir).await?;
+        let (index, _) = reindex::open_index_or_scratch(&archive, index_dir).await?;
         Ok(RestorePlanner { archive, identity, index, state_dir: state_dir.to_owned() })
     }
 

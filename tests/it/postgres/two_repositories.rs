@@ -298,3 +298,22 @@ fn push_and_get_do_not_wait_again_and_again_for_a_repository_that_is_silent() {
     push(&next());
     assert!(store.asked() > asked, "the repository was never asked again");
 }
+
+/// The receiver was started before the second repository was added, so its index is one of the first alone.
+#[test]
+fn an_index_of_a_lost_repository_stops_no_restore() {
+    let mut pair = Pair::start();
+    assert!(pair.receiver.terminate().success(), "{}", pair.receiver.output());
+    // An index of other repositories: as if it had been made before the second one was added.
+    fs::remove_dir_all(pair.site.state_dir().join("index")).unwrap();
+    let config = fs::read_to_string(pair.site.config()).unwrap();
+    let sections: Vec<&str> = config.split("\n[").collect();
+    let alone = sections.iter().filter(|section| !section.starts_with("repository.second]")).copied();
+    let alone = pair.site.scratch().file("alone.toml", &alone.collect::<Vec<_>>().join("\n["));
+    pair.site.walkeep(&["--config", alone.to_str().unwrap(), "list"]).expect_ok();
+    fs::rename(pair.site.repository(), pair.site.path().join("burnt")).unwrap();
+    for command in [vec!["list"], vec!["plan", "postgres"], vec!["log"]] {
+        let done = pair.site.walkeep(&command).expect_code(0);
+        assert!(done.stderr.contains("reads the archive instead"), "{command:?}: {}", done.stderr);
+    }
+}

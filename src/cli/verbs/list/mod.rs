@@ -79,8 +79,9 @@ pub(in crate::cli) async fn run(args: ListArgs, around: &CliContext) -> anyhow::
     let mut overviews = Vec::new();
     for cluster in clusters {
         let archive = Arc::new(open::open_archive(&config, cluster, around).await?);
-        let (index, _) =
-            reindex::open_index(&archive, &open::index_dir(&config)).await.context("cannot open the index")?;
+        let (index, _) = reindex::open_index_or_scratch(&archive, &open::index_dir(&config))
+            .await
+            .context("cannot open the index")?;
         let spool = Spool::existing(&config.state_dir, &archive);
         let overview = coverage::gather_coverage(&archive, &index, spool, CoverageScope::All).await;
         overviews.push(overview.with_context(|| format!("cannot list what is archived of {}", cluster.name))?);

@@ -66,7 +66,8 @@ pub(super) async fn log_cluster(
 ) -> anyhow::Result<CliExitCode> {
     let question = build_query(args, around)?;
     let archive = Arc::new(open::open_archive(config, cluster, around).await?);
-    let (index, _) = reindex::open_index(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
+    let (index, _) =
+        reindex::open_index_or_scratch(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);
     let command = format!("walkeep restore postgres {} --pgdata DIR --start", cluster.name);
     let whose = several.then(|| LogSubject::Cluster(cluster.name.to_string()));
