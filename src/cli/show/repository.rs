@@ -111,6 +111,7 @@ pub(in crate::cli) struct SyncedArchive<'c> {
     damaged: Vec<(String, String)>,
     interrupted: Option<String>,
     left: u64,
+    held_back: Vec<String>,
     seconds: u64,
     #[serde(skip)]
     took: Duration,
@@ -138,6 +139,7 @@ impl<'c> SyncedArchive<'c> {
             damaged: report.damaged.iter().map(|(item, why)| (item.key.to_string(), why.to_string())).collect(),
             interrupted: interrupted.as_ref().map(exit::error_line),
             left: report.left,
+            held_back: report.held_back.iter().map(ToString::to_string).collect(),
             seconds: took.as_secs(),
             took,
             code: if ended.severity() > damaged.severity() { ended } else { damaged },
@@ -181,8 +183,13 @@ pub(in crate::cli) fn print_synced(
     if let Some(why) = &synced.interrupted {
         out.print_line(out.style(TextTone::Bad, format!("  interrupted: {why}")))?;
     }
-    if synced.left > 0 {
-        let text = format!("  {} objects are left; run it again to copy them", synced.left);
+    for manifest in &synced.held_back {
+        let text = format!("  not copied: {manifest}, because it needs data that no source has; take a new backup");
+        out.print_line(out.style(TextTone::Bad, text))?;
+    }
+    let left = synced.left.saturating_sub(synced.held_back.len() as u64);
+    if left > 0 {
+        let text = format!("  {left} objects are left; run it again to copy them");
         out.print_line(out.style(TextTone::Warning, text))?;
     }
     Ok(())

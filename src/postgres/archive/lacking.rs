@@ -144,12 +144,16 @@ impl Comparison {
             let pack_keys = manifest.packs.iter().map(|pack| layout.pack(&pack.to_string()));
             let pack_keys: Result<Vec<ObjectKey>, _> = pack_keys.collect();
             let malformed = |why: String| self.malformed(&key, why);
+            let names = names.iter().find(|names| names.file_name() == key.file_name());
             for pack in pack_keys.map_err(|bad| malformed(bad.to_string()))? {
                 if !packs.contains(&pack) {
+                    for manifest in std::iter::once(&key).chain(names) {
+                        self.lacking.needs.add(manifest, &pack);
+                    }
                     self.add(ShipStage::Data, pack, SealedKind::Pack);
                 }
             }
-            if let Some(names) = names.iter().find(|names| names.file_name() == key.file_name()) {
+            if let Some(names) = names {
                 self.add(ShipStage::Manifest, names.clone(), SealedKind::Names);
             }
             self.add(ShipStage::Manifest, key, SealedKind::Manifest);

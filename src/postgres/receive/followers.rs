@@ -225,12 +225,13 @@ impl Lane {
 
     async fn ship(&self, item: ShipItem) {
         let shipped = match self.tickets.get(&item.key) {
-            Some(ticket) => self.store_ticket(&ticket).await,
+            Some(ticket) => self.store_ticket(&ticket).await.map(|()| true),
             None => self.copy(&item).await.map_err(IngestError::from),
         };
         let now = self.archive.vault().clock().elapsed();
         match shipped {
-            Ok(()) => self.change(|follower| follower.shipped(&item, now)),
+            Ok(true) => self.change(|follower| follower.shipped(&item, now)),
+            Ok(false) => self.change(|follower| follower.unobtainable(&item, now)),
             Err(error) => {
                 tracing::debug!(repository = self.name, key = %item.key, %error, "not stored yet");
                 self.change(|follower| follower.failed(&item, now));
@@ -256,17 +257,18 @@ impl Lane {
         passing.map_or(Ok(()), Err)
     }
 
-    /// Copies what another repository has.
-    async fn copy(&self, item: &ShipItem) -> Result<(), VaultError> {
+    /// Copies what another repository has; `false` if none gives it.
+    async fn copy(&self, item: &ShipItem) -> Result<bool, VaultError> {
         match self.archive.vault().copy_object(item, &self.name).await {
             Ok(CopyOutcome::Copied(bytes)) => {
                 tracing::debug!(repository = self.name, key = %item.key, bytes, "filled from another repository");
-                Ok(())
+                Ok(true)
             }
-            Ok(CopyOutcome::Exists | CopyOutcome::Gone) => Ok(()),
+            Ok(CopyOutcome::Exists) => Ok(true),
+            Ok(CopyOutcome::Gone) => Ok(false),
             Err(error) if error.is_integrity() => {
                 tracing::error!(repository = self.name, key = %item.key, %error, "this object cannot be filled");
-                Ok(())
+                Ok(false)
             }
             Err(error) => Err(error),
         }
@@ -275,7 +277,7 @@ impl Lane {
     async fn compare(&self, from: Option<ObjectKey>) {
         let now = || self.archive.vault().clock().elapsed();
         match self.lacking(from).await {
-            Ok(Lacking { items, through, unasked }) => {
+            Ok(Lacking { items, needs, through, unasked }) => {
                 for (name, why) in &unasked {
                     tracing::debug!(repository = self.name, other = name, why, "not compared with this repository");
                 }
@@ -285,7 +287,8 @@ impl Lane {
                 }
                 // What an unasked repository alone has is still lacking, so nothing is proved.
                 let through = through.filter(|_| unasked.is_empty());
-                self.change(|follower| follower.compared(items, through, now()));
+                let lacking = Lacking { items, needs, through, unasked };
+                self.change(|follower| follower.compared(lacking, now()));
             }
             Err(error) => {
                 let unreachable = self.archive.vault().unreachable().any(|(name, _)| name == self.name);

@@ -1,5 +1,7 @@
 //! One object that a repository lacks, and when it may get it.
 
+use std::collections::BTreeMap;
+
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
 
@@ -33,10 +35,36 @@ pub struct ShipItem {
 pub struct Lacking {
     /// What the repository lacks, in the order in which it is shipped.
     pub items: Vec<ShipItem>,
+    /// Which of that data each of the lacking manifests names.
+    pub needs: ManifestNeeds,
     /// The cursor once all of it is shipped; `None` if the others have no log.
     pub through: Option<ObjectKey>,
     /// Repositories that could not be compared with, each with the reason: what only they have is not among the items.
     pub unasked: Vec<(String, String)>,
+}
+
+/// Which data each manifest names, of what a repository lacks. Data that no repository gives holds back the manifests
+/// that need it, and no others. A large backup names 100,000 packs, so the key of each is kept once.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ManifestNeeds {
+    data: BTreeMap<ObjectKey, u32>,
+    manifests: BTreeMap<ObjectKey, Vec<u32>>,
+}
+
+impl ManifestNeeds {
+    /// Notes that the manifest, or what belongs to it, is of no use without this data.
+    pub fn add(&mut self, manifest: &ObjectKey, data: &ObjectKey) {
+        let next = u32::try_from(self.data.len()).unwrap_or(u32::MAX);
+        let number = *self.data.entry(data.clone()).or_insert(next);
+        self.manifests.entry(manifest.clone()).or_default().push(number);
+    }
+
+    /// The manifests that need this data.
+    pub fn of_data(&self, data: &ObjectKey) -> impl Iterator<Item = &ObjectKey> {
+        let number = self.data.get(data).copied();
+        let needs = move |numbers: &[u32]| number.is_some_and(|number| numbers.contains(&number));
+        self.manifests.iter().filter(move |(_, numbers)| needs(numbers)).map(|(manifest, _)| manifest)
+    }
 }
 
 /// What of the others' objects a repository is to have.

@@ -15,4 +15,4 @@ pub mod rules;
 pub mod sync;
 
 pub use copy::CopyOutcome;
-pub use item::{Lacking, SeedScope, ShipItem, ShipStage};
+pub use item::{Lacking, ManifestNeeds, SeedScope, ShipItem, ShipStage};

@@ -6,6 +6,7 @@
 //! each folder is stored alone, oldest first: a comparison takes what is older than a repository's first object for
 //! something that retention removed.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use futures_util::StreamExt;
@@ -14,6 +15,7 @@ use futures_util::stream;
 use super::copy::CopyOutcome;
 use super::item::{Lacking, ShipItem, ShipStage};
 use super::rules::MAX_UNDER_WAY;
+use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
 use crate::vault::{Vault, VaultError};
 
@@ -34,6 +36,8 @@ pub struct SyncReport {
     pub interrupted: Option<VaultError>,
     /// Objects that were not tried: manifests of which data is damaged or gone, and the rest of an interrupted one.
     pub left: u64,
+    /// The manifests among them of which data is damaged or gone.
+    pub held_back: BTreeSet<ObjectKey>,
 }
 
 /// What [`sync_repository`] reports while it works.
@@ -53,30 +57,29 @@ pub async fn sync_repository(
     progress: &(dyn Fn(SyncProgress) + Sync),
 ) -> SyncReport {
     let mut report = SyncReport::default();
-    let mut data_incomplete = false;
-    for batch in batches(&lacking.items) {
-        let stage = batch.first().map(|item| item.stage);
-        let held_back = stage == Some(ShipStage::Manifest) && data_incomplete;
-        if held_back || report.interrupted.is_some() {
+    for mut batch in batches(&lacking.items) {
+        let all = batch.len();
+        batch.retain(|item| item.stage != ShipStage::Manifest || !report.held_back.contains(&item.key));
+        report.left = report.left.saturating_add(all.saturating_sub(batch.len()) as u64);
+        if report.interrupted.is_some() {
             report.left = report.left.saturating_add(batch.len() as u64);
             continue;
         }
-        let unusable = |report: &SyncReport| report.gone.saturating_add(report.damaged.len() as u64);
-        let before = unusable(&report);
-        copy_batch(vault, &batch, to, &mut report, progress).await;
-        data_incomplete |= stage == Some(ShipStage::Data) && unusable(&report) > before;
+        let unusable = copy_batch(vault, &batch, to, &mut report, progress).await;
+        report.held_back.extend(unusable.iter().flat_map(|data| lacking.needs.of_data(data)).cloned());
     }
     report
 }
 
-/// Copies objects that need not wait for one another.
+/// Copies objects that need not wait for one another. Returns those that are damaged or gone.
 async fn copy_batch(
     vault: &Vault,
     batch: &[&ShipItem],
     to: &str,
     report: &mut SyncReport,
     progress: &(dyn Fn(SyncProgress) + Sync),
-) {
+) -> Vec<ObjectKey> {
+    let mut unusable = Vec::new();
     let copy = |item: &ShipItem| {
         let item = item.clone();
         async move { (vault.copy_object(&item, to).await, item) }
@@ -85,6 +88,9 @@ async fn copy_batch(
     let mut under_way = stream::FuturesUnordered::new();
     under_way.extend(waiting.by_ref().take(MAX_UNDER_WAY).map(|item| copy(item)));
     while let Some((copied, item)) = under_way.next().await {
+        if matches!(&copied, Ok(CopyOutcome::Gone)) || matches!(&copied, Err(error) if error.is_integrity()) {
+            unusable.push(item.key.clone());
+        }
         if report.add(item, copied).is_continue()
             && report.interrupted.is_none()
             && let Some(next) = waiting.next()
@@ -94,6 +100,7 @@ async fn copy_batch(
         progress(report.progress());
     }
     report.left = report.left.saturating_add(waiting.count() as u64);
+    unusable
 }
 
 impl SyncReport {
@@ -156,7 +163,7 @@ mod tests {
     use crate::vault::Vault;
     use crate::vault::repository::key::ObjectKey;
     use crate::vault::seal::SealedKind;
-    use crate::vault::shipper::{Lacking, ShipItem, ShipStage};
+    use crate::vault::shipper::{Lacking, ManifestNeeds, ShipItem, ShipStage};
     use crate::vault::testing::{create, open};
 
     const ITEMS: [(&str, ShipStage, SealedKind); 12] = [
@@ -196,7 +203,12 @@ mod tests {
         items.sort();
         drop(both);
         let vault = open(&[&dirs[0], &dirs[1]], Some(&key)).await.unwrap();
-        (vault, Lacking { items, ..Lacking::default() })
+        let mut needs = ManifestNeeds::default();
+        for (manifest, data) in [("names/one", "pack/aa"), ("backup/one", "pack/aa"), ("backup/two", "pack/ab")] {
+            let key = |name: &str| ObjectKey::parse(&format!("main/{name}")).unwrap();
+            needs.add(&key(manifest), &key(data));
+        }
+        (vault, Lacking { items, needs, ..Lacking::default() })
     }
 
     async fn sync(vault: &Vault, lacking: &Lacking) -> SyncReport {
@@ -276,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damage_is_not_copied_and_holds_the_manifests_back() {
+    async fn damage_is_not_copied_and_holds_back_the_manifests_that_need_it() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let (vault, lacking) = full_and_empty(&dirs).await;
         damage(&file(&dirs[0], "main/pack/aa"));
@@ -285,9 +297,10 @@ mod tests {
         let damaged: Vec<&str> = report.damaged.iter().map(|(item, _)| item.key.as_str()).collect();
         assert_eq!(damaged, [ITEMS[2].0, "main/pack/aa"]);
         assert!(report.damaged.iter().all(|(_, error)| error.is_integrity()) && report.interrupted.is_none());
-        let missing =
-            [ITEMS[2].0, "main/pack/aa", "main/names/one", "main/names/two", "main/backup/one", "main/backup/two"];
-        assert_eq!((lacks(&dirs[1]), report.left), (missing.to_vec(), 4));
+        let missing = [ITEMS[2].0, "main/pack/aa", "main/names/one", "main/backup/one"];
+        assert_eq!((lacks(&dirs[1]), report.left), (missing.to_vec(), 2));
+        let held_back: Vec<&str> = report.held_back.iter().map(ObjectKey::as_str).collect();
+        assert_eq!(held_back, ["main/backup/one", "main/names/one"]);
     }
 
     #[tokio::test]

@@ -156,3 +156,61 @@ fn removing_a_repository_that_alone_has_something_needs_force() {
     let shown = site.walkeep(&["repository", "remove", "two", "--force"]).expect_ok();
     assert!(shown.contains("only it had 1 objects in main/wal"), "{shown}");
 }
+
+/// The names of the packs in a folder.
+fn packs(repository: &std::path::Path) -> std::collections::BTreeSet<std::path::PathBuf> {
+    let mut found = std::collections::BTreeSet::new();
+    let mut folders = vec![repository.join("main/pack")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path);
+            }
+        }
+    }
+    found
+}
+
+/// A damaged pack holds back the backup that needs it from a repository that is being filled, and no other.
+#[test]
+fn a_damaged_pack_holds_back_only_the_backup_that_needs_it() {
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+    let site = Site::for_cluster(&cluster);
+    let mut receiver = site.spawn("receive", &["receive", "main"]);
+    cluster.wait_for("select count(*) > 0 from pg_stat_replication");
+    let labels = || -> Vec<String> {
+        let names = fs::read_dir(site.repository().join("main/backup")).unwrap();
+        let mut names: Vec<String> = names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+    let before = packs(&site.repository());
+    cluster.sql("create table t as select md5(n::text) from generate_series(1, 20000) n");
+    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+    assert!(receiver.terminate().success(), "{}", receiver.output());
+    let after = packs(&site.repository());
+    let damaged = after.difference(&before).next().expect("a pack of the second backup alone");
+    let mut bytes = fs::read(damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(damaged, bytes).unwrap();
+    let [first, second] = labels().try_into().expect("two backups");
+
+    let folder = site.path().join("second");
+    site.walkeep(&["repository", "add", "two", folder.to_str().unwrap()]).expect_ok();
+    let synced = site.walkeep(&["repository", "sync", "two"]).expect_code(6).stdout;
+    assert!(synced.contains(&format!("not copied: main/backup/{second}")), "{synced}");
+    assert!(folder.join("main/backup").join(&first).exists(), "{synced}");
+    assert!(!folder.join("main/backup").join(&second).exists(), "{synced}");
+    site.walkeep(&["repository", "remove", "local", "--force"]).expect_ok();
+    fs::remove_dir_all(site.state_dir()).unwrap();
+    let data = site.path().join("restored");
+    site.walkeep(&["restore", "postgres", "main", "--pgdata", data.to_str().unwrap()]).expect_ok();
+    let mut restored = Cluster::adopt(QUICK, &data);
+    restored.start_again();
+    restored.wait_for("select not pg_is_in_recovery()");
+    assert_eq!(restored.sql("select count(*) from t"), "20000");
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::base::retry::{Backoff, RetryPolicy};
 use crate::vault::repository::key::ObjectKey;
-use crate::vault::shipper::item::{ShipItem, ShipStage};
+use crate::vault::shipper::item::{Lacking, ManifestNeeds, ShipItem, ShipStage};
 
 /// How many items are shipped to one repository at once: at 50 ms a request, 64 MiB of WAL a second.
 pub const MAX_UNDER_WAY: usize = 4;
@@ -67,6 +67,8 @@ pub struct Follower {
     held: BTreeSet<ShipItem>,
     /// What a comparison found and has not been shipped.
     found: BTreeSet<ShipItem>,
+    /// Which of that data each manifest needs.
+    needs: ManifestNeeds,
     /// Nothing is shipped before this moment.
     paused_until: Duration,
     backoff: Backoff,
@@ -87,6 +89,7 @@ impl Follower {
             under_way: BTreeSet::new(),
             held: BTreeSet::new(),
             found: BTreeSet::new(),
+            needs: ManifestNeeds::default(),
             paused_until: Duration::ZERO,
             backoff: Backoff::new(RETRY, Duration::ZERO, seed),
             compare_backoff: Backoff::new(RETRY, Duration::ZERO, seed),
@@ -177,11 +180,13 @@ impl Follower {
     }
 
     /// A comparison ended: these items are lacking, and with them everything before `through` is complete.
-    pub fn compared(&mut self, items: impl IntoIterator<Item = ShipItem>, through: Option<ObjectKey>, now: Duration) {
+    pub fn compared(&mut self, lacking: Lacking, now: Duration) {
         if self.comparison != (Comparison::UnderWay { stale: false }) {
             self.comparison = Comparison::Due(self.paused_until);
             return;
         }
+        let Lacking { items, needs, through, .. } = lacking;
+        self.needs = needs;
         let mut items = items.into_iter();
         self.found = items.by_ref().take(MAX_WAITING).collect();
         let cut = items.next().is_some();
@@ -199,6 +204,21 @@ impl Follower {
         self.found.remove(item);
         self.backoff.reset(now);
         self.settle(now);
+    }
+
+    /// No repository gives the item whole, or none has it any more. The manifests that need it are not shipped; a later
+    /// comparison finds them again.
+    pub fn unobtainable(&mut self, item: &ShipItem, now: Duration) {
+        let needing: BTreeSet<ObjectKey> = self.needs.of_data(&item.key).cloned().collect();
+        let stays = |item: &ShipItem| item.stage != ShipStage::Manifest || !needing.contains(&item.key);
+        self.waiting.retain(stays);
+        self.found.retain(stays);
+        self.shipped(item, now);
+    }
+
+    /// Something was stored while this repository may have been unreachable: it is compared again soon.
+    pub fn look_again(&mut self, now: Duration) {
+        self.compare_again(now);
     }
 
     /// The repository did not take an item: what is not held is forgotten, and after a pause it is compared again.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{COMPARE_INTERVAL, Follower, MAX_UNDER_WAY, Step};
 use crate::vault::repository::key::ObjectKey;
 use crate::vault::seal::SealedKind;
-use crate::vault::shipper::item::{ShipItem, ShipStage};
+use crate::vault::shipper::item::{Lacking, ManifestNeeds, ShipItem, ShipStage};
 
 fn segment(number: u64) -> ShipItem {
     ShipItem { stage: ShipStage::Log, key: key(&format!("main/wal/{number:08}")), kind: SealedKind::Wal }
@@ -28,6 +28,10 @@ fn key(text: &str) -> ObjectKey {
     ObjectKey::parse(text).unwrap()
 }
 
+fn lacking(items: impl IntoIterator<Item = ShipItem>, through: Option<ObjectKey>) -> Lacking {
+    Lacking { items: items.into_iter().collect(), through, ..Lacking::default() }
+}
+
 const NOW: Duration = Duration::from_secs(1);
 
 #[test]
@@ -36,7 +40,7 @@ fn a_new_repository_is_compared_first_and_gets_manifests_last() {
     assert_eq!(follower.next(NOW), Step::Compare(None));
     let [pack, manifest] = backup(1);
     let all = [segment(1), segment(2), pack.clone(), manifest.clone()];
-    follower.compared(all, Some(segment(2).key), NOW);
+    follower.compared(lacking(all, Some(segment(2).key)), NOW);
     let mut shipped = Vec::new();
     while let Step::Ship(item) = follower.next(NOW) {
         shipped.push(item);
@@ -58,7 +62,7 @@ fn a_new_repository_is_compared_first_and_gets_manifests_last() {
 fn what_this_process_holds_survives_a_failure_and_the_rest_is_compared_again() {
     let mut follower = Follower::new(None, false, 1);
     assert_eq!(follower.next(NOW), Step::Compare(None));
-    follower.compared([segment(1)], Some(segment(1).key), NOW);
+    follower.compared(lacking([segment(1)], Some(segment(1).key)), NOW);
     follower.hold(segment(5));
     assert_eq!(follower.next(NOW), Step::Ship(segment(1)));
     follower.failed(&segment(1), NOW);
@@ -89,7 +93,7 @@ fn a_stream_of_wal_does_not_keep_a_backup_out() {
     let mut follower = Follower::new(None, false, 1);
     follower.next(NOW);
     let [pack, manifest] = backup(1);
-    follower.compared([pack.clone(), manifest.clone()], None, NOW);
+    follower.compared(lacking([pack.clone(), manifest.clone()], None), NOW);
     let mut shipped = BTreeSet::new();
     for number in 0..100 {
         follower.hold(segment(number));
@@ -107,6 +111,32 @@ fn a_stream_of_wal_does_not_keep_a_backup_out() {
     }
     let all: BTreeSet<_> = shipped.iter().chain(&under_way).collect();
     assert!(all.contains(&pack), "{under_way:?}");
+}
+
+/// A pack that no repository gives holds back the manifest that names it, and no other. The next comparison finds both
+/// again.
+#[test]
+fn data_that_cannot_be_had_holds_back_only_what_needs_it() {
+    let mut follower = Follower::new(None, false, 1);
+    follower.next(NOW);
+    let ([lost, held_back], [pack, manifest]) = (backup(1), backup(2));
+    let mut needs = ManifestNeeds::default();
+    needs.add(&held_back.key, &lost.key);
+    needs.add(&held_back.key, &pack.key);
+    needs.add(&manifest.key, &pack.key);
+    let items = vec![lost.clone(), pack.clone(), held_back, manifest.clone()];
+    let all = Lacking { items, needs, ..Lacking::default() };
+    follower.compared(all.clone(), NOW);
+    assert_eq!((follower.next(NOW), follower.next(NOW)), (Step::Ship(lost.clone()), Step::Ship(pack.clone())));
+    follower.unobtainable(&lost, NOW);
+    follower.shipped(&pack, NOW);
+    assert_eq!(follower.next(NOW), Step::Ship(manifest.clone()));
+    follower.shipped(&manifest, NOW);
+    assert_eq!(follower.next(NOW), Step::Wait(NOW + COMPARE_INTERVAL));
+    follower.look_again(NOW);
+    assert_eq!(follower.next(NOW), Step::Compare(None));
+    follower.compared(all, NOW);
+    assert_eq!(follower.next(NOW), Step::Ship(lost));
 }
 
 /// xorshift64.
@@ -205,7 +235,7 @@ impl Model {
             self.follower.not_compared(false, self.now);
         } else if self.up {
             self.proofs.insert(through.clone(), self.seen.clone());
-            self.follower.compared(items, through, self.now);
+            self.follower.compared(lacking(items, through), self.now);
         } else {
             self.follower.not_compared(true, self.now);
         }
