@@ -58,6 +58,12 @@ impl Archive {
         &self.layout
     }
 
+    /// The same instance as these repositories alone have it, without this machine's spool.
+    #[must_use]
+    pub(super) fn view(&self, wanted: impl Fn(&str) -> bool) -> Archive {
+        Archive::new(Arc::new(self.vault.view(wanted)), self.name().clone())
+    }
+
     /// What is under a prefix in the repositories that answer; the others are noted.
     pub(super) async fn list_reachable(
         &self,

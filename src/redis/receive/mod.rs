@@ -14,6 +14,7 @@
 //! 3. A stretch is put into every repository; only then is its spool file removed.
 //! 4. A break is recorded before anything after it is received: in one repository at least, and in the others when they
 //!    are there.
+//! 5. What a repository lacks of what the others have is copied into it, manifests last. Nothing waits for that.
 //!
 //! A crash after any of these leaves the steps before it done. On the next start what is spooled is put, and the server
 //! is asked for what follows the last whole command. Where it cannot continue, because its backlog does not reach back
@@ -29,6 +30,7 @@ mod base_snapshot;
 mod continuation;
 mod position;
 mod receiver;
+mod repository_filling;
 mod resume;
 mod server_clock;
 mod settings;

@@ -181,6 +181,7 @@ impl Receiver<'_> {
 
     /// The snapshot under way has ended, well or not.
     pub(super) fn finish_base_snapshot(&mut self, taken: SnapshotTaskResult, now: Duration) {
+        self.uploads.look_for_lacking();
         if let Some(snapshot) = self.base_snapshot.finish_attempt(taken, now) {
             self.observer.event(ReceiveEvent::Snapshot(&snapshot));
         }

@@ -49,6 +49,7 @@ impl Receiver<'_> {
             }
         }
         self.base_snapshot.search_for_base(&self.instance, self.position);
+        self.uploads.begin_filling(&self.instance);
         self.resume_state = ResumeState {
             resumed: true,
             spooled: None,

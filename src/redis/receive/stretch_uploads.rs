@@ -1,15 +1,17 @@
 //! Stretches on their way from the spool to the repositories, beside the stream.
 //!
 //! Each repository takes them one after the other, and for itself: one that is away or full for a day keeps none from
-//! the others. A stretch that all have leaves the spool.
+//! the others. A stretch that all have leaves the spool. What a repository lacks and the spool does not have is copied
+//! from another repository ([`super::repository_filling`]).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
 
+use super::repository_filling::start_filling;
 use crate::base::blocking::run_blocking;
 use crate::base::retry::{Backoff, ErrorClass, RetryPolicy};
 use crate::redis::archive::snapshot::error::SnapshotError;
@@ -18,6 +20,7 @@ use crate::redis::archive::stream::spool::Spool;
 use crate::redis::archive::stream::{SpooledStretch, StretchToStore};
 use crate::redis::archive::{Archive, Gap, StreamStretch};
 use crate::vault;
+use crate::vault::shipper::fillers::RepositoryFillers;
 use crate::vault::spool::SpoolError;
 
 /// For as long as a repository is away, the stream is spooled.
@@ -33,6 +36,7 @@ pub(super) struct StretchUploads {
     outstanding: OutstandingStretches,
     /// What is in the way of those that take nothing now.
     unavailable: UnavailableRepositories,
+    fillers: Fillers,
     _workers: JoinSet<()>,
 }
 
@@ -45,6 +49,8 @@ enum StretchUploadItem {
 
 type UnavailableRepositories = Arc<Mutex<BTreeMap<usize, vault::VaultError>>>;
 type OutstandingStretches = Arc<Mutex<BTreeMap<StretchName, usize>>>;
+/// Empty until it is known what the spool has.
+type Fillers = Arc<OnceLock<RepositoryFillers>>;
 /// Which file, and how long.
 type SpoolFileExtent = (u64, u64);
 
@@ -66,6 +72,7 @@ impl StretchUploads {
         let (missing, away, mut workers) =
             (OutstandingStretches::default(), UnavailableRepositories::default(), JoinSet::new());
         let reading = ReadStretches::default();
+        let fillers = Fillers::default();
         let lanes = (0..instance.place_count()).map(|place| {
             let (items, mut wanted) = mpsc::unbounded_channel();
             let (missing, away) = (Arc::clone(&missing), Arc::clone(&away));
@@ -75,6 +82,7 @@ impl StretchUploads {
                 place,
                 outstanding: missing,
                 unavailable: away,
+                fillers: Arc::clone(&fillers),
                 reading: Arc::clone(&reading),
             };
             let done = done.clone();
@@ -95,7 +103,21 @@ impl StretchUploads {
             });
             items
         });
-        StretchUploads { lanes: lanes.collect(), results, outstanding: missing, unavailable: away, _workers: workers }
+        let lanes = lanes.collect();
+        StretchUploads { lanes, results, outstanding: missing, unavailable: away, fillers, _workers: workers }
+    }
+
+    /// Begins to fill the repositories from one another. What the spool had at the start is enqueued by now.
+    pub(super) fn begin_filling(&self, instance: &Archive) {
+        let outstanding = Arc::clone(&self.outstanding);
+        let names =
+            move || outstanding.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect::<Vec<_>>();
+        self.fillers.get_or_init(|| start_filling(instance, Box::new(names)));
+    }
+
+    /// A snapshot was stored, perhaps not in every repository.
+    pub(super) fn look_for_lacking(&self) {
+        self.fillers.get().inspect(|fillers| fillers.look_again());
     }
 
     /// A stretch to which nothing is appended any more. Once is enough.
@@ -153,6 +175,7 @@ struct RepositoryUploader {
     place: usize,
     outstanding: OutstandingStretches,
     unavailable: UnavailableRepositories,
+    fillers: Fillers,
     reading: ReadStretches,
 }
 
@@ -168,7 +191,11 @@ impl RepositoryUploader {
                 Err(error) => self.pause_after_error(&mut backoff, error).await?,
             }
         };
-        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+        let before = self.unavailable.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place);
+        if before.is_some() {
+            // Snapshots and gaps may have been stored in the others meanwhile.
+            self.fillers.get().inspect(|fillers| fillers.look_again());
+        }
         if !self.is_last_copy(name) {
             return Ok(None);
         }

@@ -78,7 +78,11 @@ pub(in crate::cli) async fn back_up_instance(
     match absent.errors().into_values().next() {
         None => Ok(()),
         Some(error) => Err(error).with_context(|| {
-            format!("the backup of {} is not in every repository; take one again when it is there", of.name)
+            format!(
+                "the backup of {} is not in every repository; walkeep receive copies it when that one answers again, \
+                 and so does walkeep repository sync",
+                of.name
+            )
         }),
     }
 }
