@@ -9,7 +9,10 @@ use crate::base::findings::{
     DiskSpace, Finding, FindingLevel, Findings, MAX_UNPROTECTED, SERVER_QUERY_TIMEOUT, disk_spaces,
 };
 use crate::base::units::{format_age, format_bytes_roughly, whole_seconds};
-use crate::redis::archive::{Archive, Gap, RedisTarget, RestoreRoute, SnapshotManifest, remove_foreign_snapshots};
+use crate::redis::archive::coverage::{CoverageScope, InstanceContents, InstanceCoverage, RepositoryCoverage};
+use crate::redis::archive::{
+    Archive, Gap, RedisTarget, RestoreRoute, SPOOL_ADVICE, SnapshotManifest, remove_foreign_snapshots,
+};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::wire::{RedisSource, ServerInfo};
 use crate::vault::VaultError;
@@ -43,6 +46,8 @@ pub struct InstanceServerStatus {
 pub struct HealthFacts {
     /// Its name.
     pub name: String,
+    /// Why nothing of the archive could be looked at. Then only the server and the disks are judged.
+    pub archive_failure: Option<String>,
     /// The newest moment, or why there is none.
     pub newest: Result<NewestMoment, String>,
     /// Whether its stream of commands is, or was, received.
@@ -57,8 +62,12 @@ pub struct HealthFacts {
     pub gaps: Vec<Gap>,
     /// The server, or why it could not be asked.
     pub server: Result<InstanceServerStatus, String>,
+    /// What each repository has by itself, where there are several.
+    pub repositories: Vec<RepositoryCoverage>,
     /// Repositories that could not be reached, with what was in the way.
     pub unreachable: Vec<(String, String)>,
+    /// Why the spool, or a part of it, could not be read.
+    pub unread_spool: Option<String>,
     /// Damaged files of the spool that were set aside, one sentence each.
     pub set_aside: Vec<String>,
     /// Local disks.
@@ -89,19 +98,12 @@ pub struct HealthReport {
     pub backup_age_seconds: Option<u64>,
     /// What the server says.
     pub server: Option<InstanceServerStatus>,
+    /// What each repository has by itself, where there are several.
+    pub repositories: Vec<RepositoryCoverage>,
     /// Local disks.
     pub disks: Vec<DiskSpace>,
     /// Everything that was looked at, worst first.
     pub findings: Vec<Finding>,
-}
-
-impl HealthReport {
-    /// Of one that cannot be looked at, with what is in the way.
-    #[must_use]
-    pub fn unknown(instance: &str, why: String) -> HealthReport {
-        let findings = vec![Finding { level: FindingLevel::Bad, subject: "archive", text: why }];
-        HealthReport { instance: instance.to_owned(), findings, ..HealthReport::default() }
-    }
 }
 
 /// Where to look besides the archive.
@@ -121,7 +123,7 @@ pub struct InstanceHealthSources {
 /// No repository could be asked, or something in one does not open.
 pub async fn find_newest_moment(instance: &Archive) -> Result<Result<NewestMoment, String>, VaultError> {
     Ok(instance
-        .resolve_target_from_reachable(RedisTarget::Newest, None)
+        .resolve_target_for_report(RedisTarget::Newest, None)
         .await?
         .map_err(|not| not.reason)
         .map(|reach| NewestMoment::from_route(&reach)))
@@ -149,9 +151,11 @@ pub async fn check_instance_health(
     let vault = instance.vault();
     // What is here is looked at first: what the server writes meanwhile then counts as unprotected, not the other way
     // round.
-    let reach = instance.resolve_target_from_reachable(RedisTarget::Newest, None).await?;
+    let reach = instance.resolve_target_for_report(RedisTarget::Newest, None).await?;
+    let InstanceCoverage { together, repositories, unseen, streamed, .. } =
+        instance.coverage(CoverageScope::SinceNewestSnapshot).await?;
     let labels = instance.list_snapshot_labels().await?;
-    let (mut snapshots, mut gaps) = (instance.read_snapshots().await?, instance.gaps().await?);
+    let InstanceContents { mut snapshots, mut gaps, mut lacking_parts, .. } = together;
     let hole = reach.as_ref().ok().and_then(|reach| reach.hole).filter(|hole| !hole.is_explained(&snapshots, &gaps));
     // A break before the oldest snapshot is no moment's any more.
     let oldest = snapshots.iter().map(|snapshot| snapshot.at).min();
@@ -160,32 +164,66 @@ pub async fn check_instance_health(
     let closed = labels.into_iter().max().filter(|label| !opens(label));
     remove_foreign_snapshots(&mut snapshots);
     let backup = snapshots.pop();
-    let known = instance.list_known_stretches().await?;
-    let streamed = known.histories().next().is_some();
+    let set_aside = match &unseen.unread_spool {
+        None => instance.spool().map(|spool| spool.set_aside_report()).unwrap_or_default(),
+        Some(_unread) => Vec::new(),
+    };
     let facts = HealthFacts {
         name: instance.name().to_string(),
+        archive_failure: None,
         newest: reach.as_ref().map(NewestMoment::from_route).map_err(|not| not.reason.clone()),
         streamed,
         lack: match closed {
             Some(label) => Some((label, "its manifest does not open".into())),
-            None => instance.find_missing_parts(backup.as_slice()).await?.into_iter().next(),
+            None => backup.as_ref().and_then(|backup| lacking_parts.remove_entry(&backup.label)),
         },
         backup,
         hole: hole.map(|hole| hole.to_string()),
         gaps,
-        server: match &places.server {
-            Ok(source) => clock::timeout(&**vault.clock(), SERVER_QUERY_TIMEOUT, query_server(source))
-                .await
-                .unwrap_or_else(|| Err(format!("it did not answer within {} s", SERVER_QUERY_TIMEOUT.as_secs()))),
-            Err(why) => Err(why.clone()),
-        },
-        unreachable: known.unreachable().iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
-        set_aside: instance.spool().map(|spool| spool.set_aside_report()).unwrap_or_default(),
+        server: ask_server(places, &**vault.clock()).await,
+        repositories,
+        unreachable: unseen.unreachable.iter().map(|(name, why)| (name.to_owned(), why.to_owned())).collect(),
+        unread_spool: unseen.unread_spool,
+        set_aside,
         disks: disk_spaces(&places.disks),
         schedule: places.schedule.clone(),
         now: vault.clock().now(),
     };
     Ok(judge_instance(&facts))
+}
+
+/// Looks at everything but the archive, which could not be looked at because of `why`.
+pub async fn check_instance_health_without_archive(
+    instance: &str,
+    why: String,
+    places: &InstanceHealthSources,
+    clock: &dyn clock::Clock,
+) -> HealthReport {
+    judge_instance(&HealthFacts {
+        name: instance.to_owned(),
+        newest: Err(why.clone()),
+        archive_failure: Some(why),
+        streamed: false,
+        backup: None,
+        lack: None,
+        hole: None,
+        gaps: Vec::new(),
+        server: ask_server(places, clock).await,
+        repositories: Vec::new(),
+        unreachable: Vec::new(),
+        unread_spool: None,
+        set_aside: Vec::new(),
+        disks: disk_spaces(&places.disks),
+        schedule: places.schedule.clone(),
+        now: clock.now(),
+    })
+}
+
+/// What the server reports, or why it could not be asked.
+async fn ask_server(places: &InstanceHealthSources, clock: &dyn clock::Clock) -> Result<InstanceServerStatus, String> {
+    let source = places.server.as_ref().map_err(Clone::clone)?;
+    let asked = clock::timeout(clock, SERVER_QUERY_TIMEOUT, query_server(source)).await;
+    asked.unwrap_or_else(|| Err(format!("it did not answer within {} s", SERVER_QUERY_TIMEOUT.as_secs())))
 }
 
 async fn query_server(source: &RedisSource) -> Result<InstanceServerStatus, String> {
@@ -214,20 +252,11 @@ fn judge_instance(facts: &HealthFacts) -> HealthReport {
         _ => newest.map(|newest| whole_seconds(facts.now.duration_since(newest.time))),
     };
     let mut findings = Findings::default();
-    judge_protection(facts, Unprotected { bytes: unprotected_bytes, seconds: unprotected_seconds }, &mut findings);
-    if let Some(hole) = &facts.hole {
-        let advice = "it cannot be had again; take a snapshot with walkeep backup redis";
-        findings.add(FindingLevel::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
+    let unprotected = Unprotected { bytes: unprotected_bytes, seconds: unprotected_seconds };
+    match &facts.archive_failure {
+        Some(why) => findings.add(FindingLevel::Bad, "archive", why.clone()),
+        None => judge_archive(facts, unprotected, &mut findings),
     }
-    if let Some((label, lack)) = &facts.lack {
-        let advice = "take another one with walkeep backup redis";
-        let text = format!("the newest snapshot, {label}, cannot be restored: {lack}; {advice}");
-        findings.add(FindingLevel::Bad, "backup", text);
-    } else if let Some(backup) = &facts.backup {
-        let times = (backup.started_at, backup.finished_at);
-        findings.add_backup_age(times, facts.schedule.as_deref(), facts.now, "walkeep backup redis");
-    }
-    judge_gaps(facts, &mut findings);
     match &facts.server {
         Err(why) => findings.add(FindingLevel::Bad, "server", format!("cannot be asked: {why}")),
         Ok(server) => match &server.trouble {
@@ -236,7 +265,14 @@ fn judge_instance(facts: &HealthFacts) -> HealthReport {
             None => findings.add(FindingLevel::Good, "server", server.about.clone()),
         },
     }
+    if let Some(why) = &facts.unread_spool {
+        let text = format!(
+            "cannot be read, so it is not known whether it has commands that no repository has: {why}; {SPOOL_ADVICE}"
+        );
+        findings.add(FindingLevel::Bad, "spool", text);
+    }
     findings.add_set_aside(&facts.set_aside);
+    judge_repositories(facts, &mut findings);
     findings.add_unreachable_repositories(&facts.unreachable);
     findings.add_disks(&facts.disks);
     let (healthy, findings) = findings.into_sorted();
@@ -252,9 +288,27 @@ fn judge_instance(facts: &HealthFacts) -> HealthReport {
             .as_ref()
             .map(|backup| whole_seconds(facts.now.duration_since(backup.finished_at))),
         server: server.cloned(),
+        repositories: facts.repositories.clone(),
         disks: facts.disks.clone(),
         findings,
     }
+}
+
+fn judge_archive(facts: &HealthFacts, unprotected: Unprotected, findings: &mut Findings) {
+    judge_protection(facts, unprotected, findings);
+    if let Some(hole) = &facts.hole {
+        let advice = "it cannot be had again; take a snapshot with walkeep backup redis";
+        findings.add(FindingLevel::Bad, "stream", format!("{hole}, and nothing behind it can be restored: {advice}"));
+    }
+    if let Some((label, lack)) = &facts.lack {
+        let advice = "take another one with walkeep backup redis";
+        let text = format!("the newest snapshot, {label}, cannot be restored: {lack}; {advice}");
+        findings.add(FindingLevel::Bad, "backup", text);
+    } else if let Some(backup) = &facts.backup {
+        let times = (backup.started_at, backup.finished_at);
+        findings.add_backup_age(times, facts.schedule.as_deref(), facts.now, "walkeep backup redis");
+    }
+    judge_gaps(facts, findings);
 }
 
 /// Bytes that the server is ahead, if both are in one history.
@@ -300,6 +354,54 @@ fn judge_protection(facts: &HealthFacts, unprotected: Unprotected, findings: &mu
     say(level, format!("{what}, the last protected moment is {since} ago{advice}"));
 }
 
+/// Whether each repository that could be looked at has what the others have.
+fn judge_repositories(facts: &HealthFacts, findings: &mut Findings) {
+    for coverage in facts.repositories.iter().filter(|coverage| coverage.unreachable.is_none()) {
+        let (level, text) = judge_repository(coverage, facts.now);
+        findings.add(level, "repository", format!("{} {text}", coverage.repository));
+    }
+}
+
+fn judge_repository(coverage: &RepositoryCoverage, now: Timestamp) -> (FindingLevel, String) {
+    let lacking = &coverage.lacking;
+    let reach = match (coverage.newest_time, coverage.newest_offset) {
+        (Some(time), Some(offset)) => {
+            let age = format_age(whole_seconds(now.duration_since(time)));
+            format!("alone restores up to offset {offset}, {age} ago,")
+        }
+        (Some(time), None) => format!("alone restores to {} ago", format_age(whole_seconds(now.duration_since(time)))),
+        (None, _) => "alone restores nothing".to_owned(),
+    };
+    if lacking.is_empty() {
+        return (FindingLevel::Good, format!("{reach} and lacks nothing that another one has"));
+    }
+    let mut what = Vec::new();
+    if lacking.stretches > 0 {
+        what.push(format_count(lacking.stretches, "stretch of commands", "stretches of commands"));
+    }
+    if let Some(newest) = lacking.backups.last() {
+        what.push(match lacking.backups.len() {
+            1 => format!("snapshot {newest}"),
+            more => format!("{more} snapshots, the newest {newest}"),
+        });
+    }
+    let what = what.join(" and ");
+    let age = lacking.since.map(|since| now.duration_since(since));
+    if lacking.backups.is_empty() && age.is_some_and(|age| age <= MAX_UNPROTECTED) {
+        return (FindingLevel::Good, format!("{reach} and {what} of the last minutes are on their way"));
+    }
+    let since = age.map_or_else(String::new, |age| format!(", the oldest for {}", format_age(whole_seconds(age))));
+    let text = format!(
+        "{reach} and lacks {what}, which another repository has{since}; walkeep receive copies it while it runs, and \
+         walkeep repository sync at once"
+    );
+    (FindingLevel::Bad, text)
+}
+
+fn format_count(count: u64, one: &str, several: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {several}") }
+}
+
 /// A break is bridged by a snapshot that was begun after it was noticed.
 fn judge_gaps(facts: &HealthFacts, findings: &mut Findings) {
     let Some(last) = facts.gaps.last() else { return findings.add(FindingLevel::Good, "gaps", "none") };
@@ -327,6 +429,7 @@ mod tests {
 
     use super::{HealthFacts, InstanceServerStatus, NewestMoment, judge_instance};
     use crate::base::findings::{DiskSpace, FindingLevel};
+    use crate::redis::archive::coverage::{RepositoryCoverage, RepositoryLack};
     use crate::redis::archive::{Gap, SnapshotManifest, SnapshotOrigin};
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
 
@@ -362,6 +465,7 @@ mod tests {
         };
         HealthFacts {
             name: "cache".into(),
+            archive_failure: None,
             newest: Ok(NewestMoment { time: ago(60), replid, offset: Some(500) }),
             streamed: true,
             backup: Some(backup),
@@ -369,7 +473,9 @@ mod tests {
             hole: None,
             gaps: Vec::new(),
             server: Ok(InstanceServerStatus { about: "Redis 7".into(), replid, offset: Some(500), trouble: None }),
+            repositories: Vec::new(),
             unreachable: Vec::new(),
+            unread_spool: None,
             set_aside: Vec::new(),
             disks: vec![DiskSpace { what: "the state".into(), path: "/".into(), free: 50 << 30, total: 100 << 30 }],
             schedule: Some("0 */6 * * *".into()),
@@ -423,6 +529,24 @@ mod tests {
             },
             "the newest is 10 h 0 min old, and one was due 2 h 0 min ago",
         );
+        check(&|facts| facts.archive_failure = Some("no repository".into()), "no repository");
+        check(&|facts| facts.unread_spool = Some("permission denied".into()), "permission denied");
+        let lacks = |backups: &[&str], minutes: Option<i64>| RepositoryCoverage {
+            repository: "offsite".into(),
+            newest_time: Some(ago(30)),
+            newest_offset: Some(400),
+            lacking: RepositoryLack {
+                stretches: u64::from(minutes.is_some()),
+                since: minutes.map(ago),
+                backups: backups.iter().map(|label| (*label).to_owned()).collect(),
+            },
+            ..RepositoryCoverage::default()
+        };
+        check(&|facts| facts.repositories.push(lacks(&["b"], None)), "offset 400, 30 min ago, and lacks snapshot b");
+        check(&|facts| facts.repositories.push(lacks(&[], Some(6))), "lacks 1 stretch of commands, which another");
+        let mut fresh = facts();
+        fresh.repositories = vec![lacks(&[], Some(4)), lacks(&[], None)];
+        assert!(judge_instance(&fresh).healthy, "{:?}", judge_instance(&fresh).findings);
         check(&|facts| facts.unreachable.push(("offsite".into(), "no route".into())), "no route");
         check(&|facts| facts.set_aside.push("spool/cache/set-aside/x.commands.1".into()), "x.commands.1");
         check(&|facts| facts.disks[0].free = 5 << 20, "free for the state");

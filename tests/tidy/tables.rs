@@ -196,7 +196,7 @@ pub(crate) const ONE_WORD_DOCS: usize = 102;
 /// same sentence.
 pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
-    ("says", "reports, prints, shows, returns", 297),
+    ("says", "reports, prints, shows, returns", 296),
     ("tells", "reports, prints, shows, returns", 40),
     ("is told", "is notified", 35),
     ("is said", "is reported", 24),
@@ -204,7 +204,7 @@ pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("came", "arrived, was received", 85),
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),
-    ("whoever", "the process that …", 36),
+    ("whoever", "the process that …", 35),
     ("nobody", "no process", 69),
     ("somebody", "another process, the user", 35),
     ("anew", "again, recreated", 41),

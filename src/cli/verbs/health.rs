@@ -39,9 +39,7 @@ pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow
             .push(looked.unwrap_or_else(|error| postgres::health::HealthReport::unknown(of.name.as_str(), why(error))));
     }
     for of in of_instances {
-        let looked = instance_health(&config, of, around).await;
-        instances
-            .push(looked.unwrap_or_else(|error| redis::health::HealthReport::unknown(of.name.as_str(), why(error))));
+        instances.push(Box::pin(instance_health(&config, of, around)).await);
     }
     let healthy = clusters
         .iter()
@@ -85,15 +83,24 @@ async fn instance_health(
     config: &Config,
     of: &config::InstanceConfig,
     around: &CliContext,
-) -> anyhow::Result<redis::health::HealthReport> {
-    let opened = open::open_instance(config, of, around).await?;
+) -> redis::health::HealthReport {
     let source = of.redis_source(&around.environment, &around.clock);
     let places = redis::health::InstanceHealthSources {
         server: source.map_err(|error| exit::error_line(&error.into())),
         schedule: of.backup.clone(),
         disks: watched_folders(config),
     };
-    Ok(redis::health::check_instance_health(&opened, &places).await?)
+    let looked = async {
+        let opened = open::open_instance(config, of, around).await?;
+        Ok::<_, anyhow::Error>(redis::health::check_instance_health(&opened, &places).await?)
+    };
+    match looked.await {
+        Ok(report) => report,
+        Err(error) => {
+            let (name, why) = (of.name.as_str(), exit::error_line(&error));
+            redis::health::check_instance_health_without_archive(name, why, &places, &*around.clock).await
+        }
+    }
 }
 
 fn watched_folders(config: &Config) -> Vec<(String, std::path::PathBuf)> {

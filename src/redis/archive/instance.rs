@@ -64,6 +64,25 @@ impl Archive {
         Archive::new(Arc::new(self.vault.view(wanted)), self.name().clone())
     }
 
+    /// A view of each repository, with its name, in the order of the configuration.
+    #[must_use]
+    pub fn single_views(&self) -> Vec<(String, Archive)> {
+        let view = |(name, vault): (&str, Vault)| (name.to_owned(), Archive::new(Arc::new(vault), self.name().clone()));
+        self.vault.single_views().map(view).collect()
+    }
+
+    /// The same instance without the repositories that are unreachable now, so that none of them is waited for. If all
+    /// are, all are asked.
+    #[must_use]
+    pub(super) fn reachable(&self) -> Archive {
+        let unreachable: Vec<&str> = self.vault.unreachable().map(|(name, _)| name).collect();
+        if unreachable.is_empty() || unreachable.len() == self.vault.repository_names().count() {
+            return self.clone();
+        }
+        let vault = Arc::new(self.vault.view(|name| !unreachable.contains(&name)));
+        Archive { vault, ..self.clone() }
+    }
+
     /// What is under a prefix in the repositories that answer; the others are noted.
     pub(super) async fn list_reachable(
         &self,

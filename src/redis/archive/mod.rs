@@ -7,6 +7,7 @@
 //!
 //! Not known here: sockets, who writes, and how a server is started from it.
 
+pub mod coverage;
 mod gaps;
 pub mod history;
 mod identity;
@@ -15,6 +16,7 @@ mod lacking;
 pub mod layout;
 pub mod snapshot;
 pub mod stream;
+mod unseen_sources;
 
 pub use crate::redis::format::position::{BadStreamPosition, StreamPosition};
 pub use gaps::Gap;
@@ -26,3 +28,4 @@ pub use identity::ArchiveIdentity;
 pub use instance::Archive;
 pub use snapshot::{SNAPSHOT_PART_BYTES, SnapshotManifest, SnapshotOrigin, SnapshotPart, fuzz};
 pub use stream::{ArrivalMark, ReadDelays, ServerRun, StreamStretch, UntimedBacklog};
+pub use unseen_sources::{SPOOL_ADVICE, UnseenSources};

@@ -57,7 +57,7 @@ pub async fn read_instance_log(
         return Err(Error::Nothing { instance: instance.name().to_string() });
     }
     let (snapshots, known) = (instance.read_snapshots().await?, instance.list_known_stretches().await?);
-    known.unreachable().log_warnings();
+    known.unseen().log_warnings();
     let gaps = instance.gaps().await?;
     let broke = gaps.iter().map(|gap| (gap.replid, gap.offset)).collect();
     let mut beside: Vec<SideEvent> = gaps.into_iter().map(SideEvent::Gap).collect();

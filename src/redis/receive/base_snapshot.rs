@@ -192,6 +192,7 @@ impl BaseSnapshot {
 /// Whether one of the newest snapshots leads to the position.
 async fn has_base_snapshot(instance: &Archive, position: &ReceivePosition) -> Result<bool, SnapshotError> {
     let known = instance.list_known_stretches().await?;
+    known.ensure_spool_was_read()?;
     let before = position.follows.map(|follows| (follows.replid, follows.offset));
     let ends: Vec<_> = [(position.replid, position.offset)].into_iter().chain(before).collect();
     for label in instance.list_snapshot_labels().await?.iter().rev().take(3) {

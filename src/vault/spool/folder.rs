@@ -66,10 +66,6 @@ impl SpoolFolder {
         Ok(self)
     }
 
-    pub(crate) fn exists(&self) -> bool {
-        self.dir.is_dir()
-    }
-
     /// Whether the folder exists, or this user may not know.
     pub(crate) fn may_exist(&self) -> bool {
         match fs::metadata(&self.dir) {

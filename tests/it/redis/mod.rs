@@ -19,6 +19,8 @@ mod receive_damage;
 mod receive_commands;
 /// Two receivers on one server.
 mod receive_overlap;
+/// A repository gets by itself what it missed, and each is judged alone.
+mod followers;
 /// A repository that is unreachable, and a master that is another one now.
 mod receive_unreachable;
 /// Snapshots: taken, refused, imported.

@@ -48,6 +48,20 @@ impl S3 {
         self.port
     }
 
+    /// The names of the objects in the repository that [`S3::add_to`] makes, as far as they begin so.
+    pub(crate) fn objects(&self, prefix: &str) -> std::collections::BTreeSet<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect to moto");
+        let request = format!(
+            "GET /{BUCKET}?list-type=2&prefix=second/{prefix} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("list");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("list");
+        assert!(answer.contains(" 200 ") && answer.contains("<IsTruncated>false</IsTruncated>"), "{answer}");
+        let keys = answer.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+        keys.filter_map(|key| Some(key.strip_prefix("second/")?.to_owned())).collect()
+    }
+
     /// `walkeep repository add offsite` with a repository here, whose credentials go to the configuration.
     pub(crate) fn add_to(&self, site: &Site) -> process::Finished {
         self.add_through(site, self.port)

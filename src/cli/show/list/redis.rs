@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 
-use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_number};
+use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_number, text_width, wrap_text};
 use crate::postgres::format::time::PgTime;
-use crate::redis::archive::SnapshotManifest;
+use crate::redis::archive::coverage::{InstanceContents, InstanceCoverage, RepositoryCoverage, RestorableWindow};
+use crate::redis::archive::layout::InstanceName;
+use crate::redis::archive::{ArchiveIdentity, Gap, SnapshotManifest};
 
 /// What `--json` prints of an instance.
 #[derive(serde::Serialize)]
@@ -12,11 +14,17 @@ pub(in crate::cli) struct InstanceInventory {
     pub(in crate::cli) instance: String,
     pub(in crate::cli) flavour: Option<String>,
     pub(in crate::cli) backups: Vec<ListedSnapshot>,
-    pub(in crate::cli) windows: Vec<InstanceWindow>,
+    pub(in crate::cli) windows: Vec<RestorableWindow>,
     pub(in crate::cli) gaps: Vec<ListedGap>,
     /// What is missing between what is archived, and was not noticed when it came about.
     pub(in crate::cli) holes: Vec<String>,
     pub(in crate::cli) stream_stored_bytes: u64,
+    /// What each repository has by itself, where there are several.
+    pub(in crate::cli) repositories: Vec<RepositoryCoverage>,
+    /// Why this machine's spool could not be read.
+    pub(in crate::cli) unread_spool: Option<String>,
+    #[serde(skip)]
+    unseen: Vec<String>,
 }
 
 /// A snapshot; also what `backup redis --json` prints.
@@ -62,16 +70,6 @@ impl ListedSnapshot {
     }
 }
 
-/// Every moment between is restorable.
-#[derive(serde::Serialize)]
-pub(in crate::cli) struct InstanceWindow {
-    pub(in crate::cli) from_time: Timestamp,
-    pub(in crate::cli) to_time: Timestamp,
-    pub(in crate::cli) from_offset: Option<u64>,
-    pub(in crate::cli) to_offset: Option<u64>,
-    pub(in crate::cli) replid: Option<String>,
-}
-
 #[derive(serde::Serialize)]
 pub(in crate::cli) struct ListedGap {
     pub(in crate::cli) replid: String,
@@ -81,7 +79,43 @@ pub(in crate::cli) struct ListedGap {
     pub(in crate::cli) reason: String,
 }
 
+impl From<Gap> for ListedGap {
+    fn from(gap: Gap) -> ListedGap {
+        ListedGap {
+            replid: gap.replid.to_string(),
+            offset: gap.offset,
+            from_time: gap.until,
+            noticed_at: gap.noticed_at,
+            reason: gap.reason,
+        }
+    }
+}
+
 impl InstanceInventory {
+    pub(in crate::cli) fn new(
+        name: &InstanceName,
+        identity: Option<ArchiveIdentity>,
+        coverage: InstanceCoverage,
+    ) -> InstanceInventory {
+        let InstanceContents { snapshots, mut lacking_parts, gaps, windows, holes } = coverage.together;
+        let backup = |snapshot: &SnapshotManifest| ListedSnapshot {
+            lacks: lacking_parts.remove(&snapshot.label),
+            ..ListedSnapshot::from_manifest(snapshot)
+        };
+        InstanceInventory {
+            instance: name.to_string(),
+            flavour: identity.map(|identity| identity.flavour.to_string()),
+            backups: snapshots.iter().map(backup).collect(),
+            windows,
+            gaps: gaps.into_iter().map(ListedGap::from).collect(),
+            holes,
+            stream_stored_bytes: coverage.stream_stored_bytes,
+            repositories: coverage.repositories,
+            unseen: coverage.unseen.describe(),
+            unread_spool: coverage.unseen.unread_spool,
+        }
+    }
+
     /// Whether nothing is archived under the name.
     pub(in crate::cli) const fn is_empty(&self) -> bool {
         self.flavour.is_none() && self.backups.is_empty()
@@ -101,7 +135,7 @@ pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &Termin
         out.style(TextTone::Quiet, what)
     ))?;
     if overview.is_empty() {
-        return Ok(());
+        return print_repositories(overview, out);
     }
     let heading = |title: &str, empty: bool, instead: &str| {
         let title = out.style(TextTone::Strong, title);
@@ -144,14 +178,46 @@ pub(in crate::cli) fn print_inventory(overview: &InstanceInventory, out: &Termin
     for hole in &overview.holes {
         out.print_line(format!("{}: {hole}", out.style(TextTone::Bad, "missing")))?;
     }
+    print_repositories(overview, out)?;
     let snapshots = overview.backups.iter().map(|backup| backup.stored_bytes).sum();
     let (stream, total) = (overview.stream_stored_bytes, overview.stream_stored_bytes.saturating_add(snapshots));
+    let is_equal = |coverage: &RepositoryCoverage| coverage.unreachable.is_none() && coverage.lacking.is_empty();
+    let each = overview.repositories.iter().all(is_equal);
     out.print_line(format!(
-        "\n{} in each repository: {} of snapshots, {} of commands",
+        "\n{} in {}: {} of snapshots, {} of commands",
         format_bytes(total),
+        if each { "each repository" } else { "all repositories together" },
         format_bytes(snapshots),
         format_bytes(stream)
     ))
+}
+
+/// What each repository restores by itself, what it lacks, and what could not be looked at.
+fn print_repositories(overview: &InstanceInventory, out: &TerminalOutput) -> anyhow::Result<()> {
+    if !overview.repositories.is_empty() {
+        out.print_line(format!("\n{}", out.style(TextTone::Strong, "Each repository by itself")))?;
+    }
+    let number = |number: u64| if number == 0 { "-".to_owned() } else { format_number(number) };
+    let row = |coverage: &RepositoryCoverage| {
+        let newest = coverage.newest_time.map(|time| out.format_short_time(PgTime::from_timestamp(time)));
+        [
+            coverage.repository.clone(),
+            newest.unwrap_or_else(|| "NOTHING".to_owned()),
+            coverage.newest_offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string()),
+            format_number(coverage.backups.len() as u64),
+            number(coverage.lacking.stretches),
+            number(coverage.lacking.backups.len() as u64),
+        ]
+    };
+    let rows: Vec<_> = overview.repositories.iter().filter(|one| one.unreachable.is_none()).map(row).collect();
+    let headings = ["repository", "restores up to", ">offset", ">snapshots", ">lacking stretches", ">and snapshots"];
+    print_table(headings, &rows, out)?;
+    for remark in &overview.unseen {
+        for (nth, line) in wrap_text(remark, text_width().saturating_sub(4)).iter().enumerate() {
+            out.print_line(format!("  {}{}", if nth == 0 { "" } else { "  " }, out.style(TextTone::Bad, line)))?;
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong with single snapshots, a line each.
@@ -173,7 +239,7 @@ fn print_snapshot_notes(overview: &InstanceInventory, out: &TerminalOutput) -> a
 
 /// Beginning and end to the second, such that both are restorable as they are shown. `None` if the window is too
 /// short for that.
-fn whole_seconds(window: &InstanceWindow) -> Option<(Timestamp, Timestamp)> {
+fn whole_seconds(window: &RestorableWindow) -> Option<(Timestamp, Timestamp)> {
     let (from, to) = (window.from_time, window.to_time);
     let up = from.as_second().saturating_add(i64::from(from.subsec_nanosecond() > 0));
     let seconds = Timestamp::from_second(up).ok().zip(Timestamp::from_second(to.as_second()).ok());

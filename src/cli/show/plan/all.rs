@@ -101,6 +101,8 @@ pub(in crate::cli) fn print_plan(plan: &JointPlan, out: &TerminalOutput) -> anyh
     let (main, cache) = (plan.cluster_name(), plan.instance_name());
     let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
     out.print_line(out.style(TextTone::Strong, format!("{main} and {cache} to {}", time(plan.moment))))?;
+    let unseen = plan.plans.redis.as_ref().map_or_else(|not| &not.unseen, |route| &route.unseen);
+    unseen.describe().iter().try_for_each(|text| print_paragraph(out, "note", text))?;
     if plan.moment != plan.asked && plan.restores().is_some() {
         let note = format!("the newest moment that both can reach before {}", time(plan.asked));
         print_row(out, "note", out.style(TextTone::Warning, note))?;

@@ -8,7 +8,7 @@ use super::postgres::estimate_basis;
 use crate::base::restore_estimate::RestoreEstimator;
 use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration};
 use crate::postgres::format::time::PgTime;
-use crate::redis::archive::{RestoreRoute, UnreachableState};
+use crate::redis::archive::{RestoreRoute, UnreachableState, UnseenSources};
 use crate::redis::restore::plan::restore_work;
 
 /// What `plan --json` prints.
@@ -34,6 +34,9 @@ pub(in crate::cli) struct RedisPlanJson {
     estimated_from_restores: u64,
     nearest_before: Option<Timestamp>,
     nearest_after: Option<Timestamp>,
+    /// What could not be looked at.
+    #[serde(flatten)]
+    unseen: UnseenSources,
 }
 
 impl RedisPlanJson {
@@ -59,6 +62,7 @@ impl RedisPlanJson {
             estimated_from_restores: pace.restores(),
             nearest_before: not.and_then(|not| not.nearest_before),
             nearest_after: not.and_then(|not| not.nearest_after),
+            unseen: reach.as_ref().map_or_else(|not| &not.unseen, |route| &route.unseen).clone(),
         }
     }
 }
@@ -95,6 +99,7 @@ fn print_unreachable(
     let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
     let no = out.style(TextTone::Bad, "NOT REACHABLE");
     out.print_line(format!("{no}: {instance} cannot be restored there: {}", not.reason))?;
+    print_unseen(&not.unseen, out)?;
     // Times are shown to the microsecond: rounded up, and with --nearest, they lead to the very moment, also
     // where nothing follows it.
     let up = |time: Timestamp| time.checked_add(SignedDuration::from_nanos(999)).unwrap_or(time);
@@ -141,5 +146,10 @@ fn print_route(
         let warning = out.style(TextTone::Warning, "warning");
         out.print_line(format!("  {warning}: this is not all that is archived: {hole}"))?;
     }
-    Ok(())
+    print_unseen(&route.unseen, out)
+}
+
+fn print_unseen(unseen: &UnseenSources, out: &TerminalOutput) -> anyhow::Result<()> {
+    let warning = out.style(TextTone::Warning, "warning");
+    unseen.describe().iter().try_for_each(|text| out.print_line(format!("  {warning}: {text}")))
 }

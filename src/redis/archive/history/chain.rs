@@ -74,9 +74,9 @@ impl Archive {
     pub async fn stretches_and_hole_after(
         &self,
         snapshot: &SnapshotManifest,
+        known: &KnownStretches,
     ) -> Result<(Vec<StreamStretch>, Option<StreamHole>), VaultError> {
-        let known = self.list_known_stretches().await?;
-        let way = self.collect_chain(snapshot, &known, ChainLimit::End).await?;
+        let way = self.collect_chain(snapshot, known, ChainLimit::End).await?;
         let hole = known.find_hole_after(snapshot, &way);
         Ok((way.stretches, hole))
     }

@@ -23,18 +23,19 @@ impl Archive {
     pub async fn find_histories_at(&self, position: &StreamPosition) -> Result<Vec<ReplicationId>, VaultError> {
         let named = |replid: &ReplicationId| replid.to_string().starts_with(&position.history);
         let known = self.list_known_stretches().await?;
-        let mut unasked = known.unreachable().clone();
+        let mut unseen = known.unseen_errors().clone();
         let mut found = Vec::new();
         for (replid, _) in known.histories().filter(|(replid, _)| named(replid)) {
             let stretch = self.find_covering_stretch(&known, replid, position.offset).await?;
             found.extend(stretch.filter(|stretch| position.offset <= stretch.last).map(|stretch| stretch.replid));
         }
-        for snapshot in self.read_snapshots_and_damaged(&mut unasked).await?.0 {
+        for snapshot in self.read_snapshots_and_damaged(&mut unseen.unreachable).await?.0 {
             let here = snapshot.replid.filter(|replid| named(replid) && snapshot.offset == Some(position.offset));
             found.extend(here);
         }
         if found.is_empty() {
-            unasked.ensure_empty()?;
+            unseen.ensure_spool_was_read()?;
+            unseen.unreachable.ensure_empty()?;
         }
         found.sort_unstable();
         found.dedup();
@@ -89,7 +90,7 @@ impl Archive {
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
         let Some((snapshot, mut way)) = self.find_chain_to(snapshots, known, replid, offset).await? else {
             let reason = format!("no snapshot leads to offset {offset} of history {replid}");
-            return Ok(Err(UnreachableState { reason, nearest_before: None, nearest_after: None }));
+            return Ok(Err(UnreachableState::because(reason)));
         };
         let base = route_to_snapshot(snapshot);
         let Some(from) = base.from else { return Ok(Ok(base)) };

@@ -9,6 +9,7 @@ use super::holes::{StreamHole, unrecorded_intervals};
 use crate::redis::archive::snapshot::SnapshotManifest;
 use crate::redis::archive::snapshot::missing_parts::MissingParts;
 use crate::redis::archive::stream::{ArrivalMark, StreamStretch};
+use crate::redis::archive::unseen_sources::UnseenSources;
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::format::resp::StreamCut;
 
@@ -46,6 +47,8 @@ pub struct RestoreRoute {
     /// What is missing behind the newest moment that can be reached, if more of the stream is archived than leads
     /// there.
     pub hole: Option<StreamHole>,
+    /// What could not be looked at, and may lead further.
+    pub unseen: UnseenSources,
 }
 
 impl RestoreRoute {
@@ -78,9 +81,16 @@ pub struct UnreachableState {
     pub nearest_before: Option<Timestamp>,
     /// The oldest reachable moment after.
     pub nearest_after: Option<Timestamp>,
+    /// What could not be looked at, and may lead there.
+    pub unseen: UnseenSources,
 }
 
 impl UnreachableState {
+    /// Nothing near it is known to be reachable.
+    pub(super) fn because(reason: String) -> UnreachableState {
+        UnreachableState { reason, nearest_before: None, nearest_after: None, unseen: UnseenSources::default() }
+    }
+
     /// The same, with the snapshots that could not be used.
     pub(super) fn explain_missing_parts(mut self, lacking: &MissingParts) -> UnreachableState {
         for (label, what) in lacking {
@@ -94,7 +104,18 @@ pub(super) fn route_to_snapshot(snapshot: &SnapshotManifest) -> RestoreRoute {
     let cut = snapshot.offset.map(|offset| StreamCut { offset, db: snapshot.db });
     let (at, stretches) = (snapshot.at, Vec::new());
     let late = Duration::ZERO;
-    RestoreRoute { snapshot: snapshot.clone(), stretches, from: cut, to: cut, at, before: None, late, hole: None }
+    let unseen = UnseenSources::default();
+    RestoreRoute {
+        snapshot: snapshot.clone(),
+        stretches,
+        from: cut,
+        to: cut,
+        at,
+        before: None,
+        late,
+        hole: None,
+        unseen,
+    }
 }
 
 /// Where a way ends before the time that is wanted.

@@ -7,57 +7,61 @@ use super::chain::ChainLimit;
 use super::route::{RedisTarget, RestoreRoute, UnreachableState, cut_chain_at, route_to_snapshot};
 use crate::redis::archive::instance::Archive;
 use crate::redis::archive::snapshot::{SnapshotManifest, SnapshotOrigin};
+use crate::redis::archive::unseen_sources::UnseenErrors;
 use crate::redis::format::replication_id::ReplicationId;
-use crate::vault::{UnreachableRepositories, VaultError};
+use crate::vault::VaultError;
 
 impl Archive {
     /// Finds the way to what is wanted, from the newest snapshot that leads there, or from the one named. All that is
     /// on the way is there: the parts of the snapshot are listed with the bytes that were stored, and the trailer of
     /// each stretch was read.
     ///
+    /// The repositories that can be reached are asked, and the answer names the others. An unreachable one is not
+    /// waited for, for example one whose disk is lost.
+    ///
     /// # Errors
-    /// No repository could be asked, or something does not open. [`VaultError::NotAllAnswered`] where the answer would
-    /// be another one if a repository that could not be asked had more. What cannot be reached is no error but an
-    /// answer.
+    /// No repository could be asked, or something does not open. [`VaultError::Spool`] if the answer would be another
+    /// one if the spool, which cannot be read, had more. What cannot be reached is no error but an answer.
     pub async fn resolve_target(
         &self,
         wanted: RedisTarget,
         from: Option<&str>,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
-        let mut unasked = UnreachableRepositories::default();
-        let found = self.find_route(wanted, from, &mut unasked).await?;
-        let holds = match wanted {
-            RedisTarget::Time(_) | RedisTarget::Offset(..) => found.is_ok(),
-            // A newer one may be elsewhere.
-            RedisTarget::Snapshot => found.is_ok() && from.is_some(),
-            RedisTarget::Newest => false,
+        let mut unseen = UnseenErrors::of_vault(&self.vault);
+        let found = self.reachable().find_route(wanted, from, &mut unseen).await?;
+        let depends_on_spool = match wanted {
+            RedisTarget::Time(_) | RedisTarget::Offset(..) => found.is_err(),
+            RedisTarget::Newest => true,
+            RedisTarget::Snapshot => false,
         };
-        if !holds {
-            unasked.ensure_empty()?;
+        if depends_on_spool {
+            unseen.ensure_spool_was_read()?;
         }
-        Ok(found)
+        Ok(with_unseen(found, &unseen))
     }
 
-    /// The same as far as the repositories tell that answer: for whoever says how things are, and not for a restore.
+    /// The same, also if the spool cannot be read: for a report of how things are, and not for a restore.
     ///
     /// # Errors
     /// No repository could be asked, or something does not open.
-    pub async fn resolve_target_from_reachable(
+    pub async fn resolve_target_for_report(
         &self,
         wanted: RedisTarget,
         from: Option<&str>,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
-        self.find_route(wanted, from, &mut UnreachableRepositories::default()).await
+        let mut unseen = UnseenErrors::of_vault(&self.vault);
+        let found = self.reachable().find_route(wanted, from, &mut unseen).await?;
+        Ok(with_unseen(found, &unseen))
     }
 
-    /// [`Archive::resolve_target`] as far as the repositories tell that answer. Notes the others.
+    /// [`Archive::resolve_target`] as far as the repositories and the spool tell that answer. Notes the others.
     async fn find_route(
         &self,
         wanted: RedisTarget,
         from: Option<&str>,
-        unasked: &mut UnreachableRepositories,
+        unseen: &mut UnseenErrors,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
-        let (mut snapshots, damaged) = self.read_snapshots_and_damaged(unasked).await?;
+        let (mut snapshots, damaged) = self.read_snapshots_and_damaged(&mut unseen.unreachable).await?;
         snapshots.retain(|snapshot| from.is_none_or(|label| snapshot.label == label));
         for snapshot in &mut snapshots {
             // Times are written and read to the microsecond, and a time that is named must be one that is reached.
@@ -70,7 +74,7 @@ impl Archive {
             remove_foreign_snapshots(&mut snapshots);
         }
         snapshots.sort_by_key(|snapshot| snapshot.at);
-        let mut lacking = self.find_missing_parts_in_reachable(&snapshots, unasked).await?;
+        let mut lacking = self.find_missing_parts_in_reachable(&snapshots, &mut unseen.unreachable).await?;
         let unfit = |snapshot: &SnapshotManifest| lacking.contains_key(&snapshot.label);
         let meant = wanted == RedisTarget::Snapshot && (passed_over || snapshots.last().is_some_and(unfit));
         let none = !snapshots.is_empty() && snapshots.iter().all(unfit);
@@ -78,9 +82,9 @@ impl Archive {
         let found = if meant || none {
             let nearest_before = snapshots.last().map(|snapshot| snapshot.at);
             let reason = "a snapshot is not whole".to_owned();
-            Err(UnreachableState { reason, nearest_before, nearest_after: None })
+            Err(UnreachableState { nearest_before, ..UnreachableState::because(reason) })
         } else {
-            self.find_route_from(&snapshots, (wanted, from), unasked).await?
+            self.find_route_from(&snapshots, (wanted, from), unseen).await?
         };
         lacking.extend(damaged);
         Ok(found.map_err(|not| not.explain_missing_parts(&lacking)))
@@ -90,20 +94,20 @@ impl Archive {
         &self,
         snapshots: &[SnapshotManifest],
         (wanted, from): (RedisTarget, Option<&str>),
-        unasked: &mut UnreachableRepositories,
+        unseen: &mut UnseenErrors,
     ) -> Result<Result<RestoreRoute, UnreachableState>, VaultError> {
         let Some(newest) = snapshots.last() else {
             let reason = match from {
                 Some(label) => format!("there is no snapshot {label}"),
                 None => "there is no snapshot yet; take one with walkeep backup redis".to_owned(),
             };
-            return Ok(Err(UnreachableState { reason, nearest_before: None, nearest_after: None }));
+            return Ok(Err(UnreachableState::because(reason)));
         };
         if wanted == RedisTarget::Snapshot {
             return Ok(Ok(route_to_snapshot(newest)));
         }
         let known = self.list_known_stretches().await?;
-        unasked.merge(known.unreachable());
+        unseen.merge(known.unseen_errors());
         let time = match wanted {
             RedisTarget::Time(time) => Some(time),
             RedisTarget::Newest | RedisTarget::Snapshot => None,
@@ -134,16 +138,16 @@ impl Archive {
                         }
                     };
                     let nearest_before = Some(short.followed_to);
-                    failed =
-                        Some(UnreachableState { reason, nearest_before, nearest_after: short.followed_from.or(after) });
+                    let nearest_after = short.followed_from.or(after);
+                    let because = UnreachableState::because(reason);
+                    failed = Some(UnreachableState { nearest_before, nearest_after, ..because });
                 }
                 Err(_) => {}
             }
         }
-        Ok(Err(failed.unwrap_or_else(|| UnreachableState {
-            reason: "it lies before the first snapshot".to_owned(),
-            nearest_before: None,
-            nearest_after: after,
+        Ok(Err(failed.unwrap_or_else(|| {
+            let because = UnreachableState::because("it lies before the first snapshot".to_owned());
+            UnreachableState { nearest_after: after, ..because }
         })))
     }
 
@@ -167,6 +171,17 @@ impl Archive {
     }
 }
 
+fn with_unseen(
+    found: Result<RestoreRoute, UnreachableState>,
+    unseen: &UnseenErrors,
+) -> Result<RestoreRoute, UnreachableState> {
+    let unseen = unseen.to_sources();
+    match found {
+        Ok(route) => Ok(RestoreRoute { unseen, ..route }),
+        Err(not) => Err(UnreachableState { unseen, ..not }),
+    }
+}
+
 /// Leaves out what was read from a file and belongs to no history of this instance, if there is anything else: another
 /// server's dump may be kept here, and is restored by its label, but it is not the state of this instance at any time.
 pub fn remove_foreign_snapshots(snapshots: &mut Vec<SnapshotManifest>) {
@@ -183,7 +198,7 @@ mod tests {
     use jiff::Timestamp;
     use tempfile::TempDir;
 
-    use crate::base::retry::ErrorClass;
+    use crate::redis::archive::coverage::CoverageScope;
     use crate::redis::archive::stream::StretchToStore;
     use crate::redis::archive::{Archive, RedisTarget, SnapshotManifest, SnapshotOrigin, StreamStretch};
     use crate::redis::format::rdb::{RdbLimits, RdbWalker};
@@ -261,21 +276,16 @@ mod tests {
             (RedisTarget::Time(at(12)), None, Some(127)),
             (RedisTarget::Offset(id, 127), None, Some(127)),
             (RedisTarget::Snapshot, Some(LABEL), Some(100)),
-            (RedisTarget::Newest, None, None),
-            (RedisTarget::Snapshot, None, None),
+            (RedisTarget::Newest, None, Some(127)),
+            (RedisTarget::Snapshot, None, Some(100)),
             (RedisTarget::Time(at(20)), None, None),
             (RedisTarget::Offset(id, 154), None, None),
             (RedisTarget::Snapshot, Some(OTHER), None),
         ] {
-            match (left.resolve_target(wanted, from).await, offset) {
-                (Ok(found), Some(offset)) => assert_eq!(found.unwrap().to.unwrap().offset, offset, "{wanted:?}"),
-                (Err(error), None) => {
-                    assert!(matches!(error, crate::vault::VaultError::NotAllAnswered { .. }), "{wanted:?}: {error}");
-                    assert_eq!(error.class(), ErrorClass::Transient);
-                    assert!(error.to_string().contains("place0"), "{error}");
-                }
-                (found, _) => panic!("{wanted:?}: {found:?}"),
-            }
+            let found = left.resolve_target(wanted, from).await.unwrap();
+            let unseen = found.as_ref().map_or_else(|not| &not.unseen, |route| &route.unseen);
+            assert_eq!(unseen.unreachable.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place0"], "{wanted:?}");
+            assert_eq!(found.ok().map(|route| route.to.unwrap().offset), offset, "{wanted:?}");
         }
         assert!(left.has_snapshot(LABEL).await.unwrap());
         assert!(matches!(left.has_snapshot(OTHER).await, Err(crate::vault::VaultError::NotAllAnswered { .. })));
@@ -285,11 +295,33 @@ mod tests {
             Err(crate::vault::VaultError::NotAllAnswered { .. })
         ));
 
-        // Who only tells how things are, and who goes on from there, has what there is.
-        let told = left.resolve_target_from_reachable(RedisTarget::Newest, None).await.unwrap().unwrap();
-        assert_eq!(told.to.unwrap().offset, 127);
         assert_eq!(left.stored_stretches().await.unwrap().len(), 1);
         let known = left.list_known_stretches().await.unwrap();
-        assert_eq!(known.unreachable().iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place0"]);
+        assert_eq!(known.unseen().unreachable.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["place0"]);
+    }
+
+    /// A folder that cannot be looked into is not an empty one. A loop of links is one for root too.
+    #[tokio::test]
+    async fn a_spool_that_cannot_be_read_is_neither_empty_nor_in_the_way_of_the_rest() {
+        let (a, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let stored = Archive::new(create(&[&a], None).await, "main".parse().unwrap());
+        stored.put_snapshot(&snapshot(), &SkippedRepositories::default()).await.unwrap();
+        put(&stored, 100, 12).await;
+        let instance = stored.with_spool(state.path().to_owned());
+        assert!(instance.resolve_target(RedisTarget::Newest, None).await.unwrap().is_ok());
+        let folder = state.path().join("spool");
+        std::fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(folder.join("main"), folder.join("main")).unwrap();
+        for unknown in [RedisTarget::Newest, RedisTarget::Time(at(20)), RedisTarget::Offset(ID.parse().unwrap(), 154)] {
+            let error = instance.resolve_target(unknown, None).await.unwrap_err();
+            assert!(matches!(error, crate::vault::VaultError::Spool(_)), "{unknown:?}: {error}");
+        }
+        for known in [RedisTarget::Time(at(11)), RedisTarget::Offset(ID.parse().unwrap(), 127), RedisTarget::Snapshot] {
+            assert!(instance.resolve_target(known, None).await.unwrap().is_ok(), "{known:?}");
+        }
+        let told = instance.resolve_target_for_report(RedisTarget::Newest, None).await.unwrap().unwrap();
+        assert!(told.unseen.unread_spool.is_some_and(|why| why.contains("spool")));
+        let coverage = instance.coverage(CoverageScope::All).await.unwrap();
+        assert!(coverage.unseen.unread_spool.is_some() && coverage.repositories.is_empty());
     }
 }

@@ -80,13 +80,14 @@ impl Spool {
         self.folder.lock("end it: one instance has one receiver, and another server a [redis.NAME] of its own")
     }
 
-    /// The spool of `instance` under `state_dir`, for reading; `None` if there is none.
+    /// The spool of `instance` under `state_dir`, for reading; `None` if there is certainly none. If this user may not
+    /// look, that is an error of the first read: acknowledged commands may be there.
     #[must_use]
     pub fn open_existing(state_dir: &Path, instance: &Archive) -> Option<Spool> {
         let vault = instance.vault();
         let protection = SpoolProtection::read(state_dir, vault.key_encryption_key(), vault.protection());
         let folder = Spool::folder(state_dir, instance, protection);
-        folder.exists().then_some(Spool { folder })
+        folder.may_exist().then_some(Spool { folder })
     }
 
     fn folder(state_dir: &Path, instance: &Archive, protection: SpoolProtection) -> SpoolFolder {

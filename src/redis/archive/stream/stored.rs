@@ -1,6 +1,7 @@
 //! The stretches in the repositories.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use super::spooled_stretch::{SpooledStretch, StretchStart};
@@ -72,6 +73,8 @@ pub struct ListedStretch {
     pub name: StretchName,
     /// The bytes of its object.
     pub stored_bytes: u64,
+    /// When it was stored.
+    pub stored_at: Timestamp,
 }
 
 /// What a place has where a stretch is to be stored.
@@ -246,9 +249,10 @@ impl Archive {
             InstanceObject::Commands(id, first) => Some(StretchName { replid: id.parse().ok()?, first }),
             _ => None,
         };
-        let named = objects
-            .iter()
-            .filter_map(|object| Some(ListedStretch { name: name(&object.key)?, stored_bytes: object.len }));
+        let named = objects.iter().filter_map(|object| {
+            let (stored_bytes, stored_at) = (object.len, object.modified);
+            Some(ListedStretch { name: name(&object.key)?, stored_bytes, stored_at })
+        });
         let mut stretches: Vec<ListedStretch> = named.collect();
         stretches.sort_unstable();
         Ok(stretches)
