@@ -251,11 +251,15 @@ fn a_spool_that_cannot_be_read_proves_nothing() {
     assert!(segment > after);
     let spool = scene.site.state_dir().join("spool");
     fs::remove_dir_all(scene.site.repository().join("main/piece")).ok();
-    let readable = fs::metadata(&spool).unwrap().permissions();
-    fs::set_permissions(&spool, fs::Permissions::from_mode(0o000)).unwrap();
-    let refused = scene.archive_get(&[], &segment);
-    assert!(refused.code.is_some_and(|code| code >= 200), "{refused:?}");
-    assert!(refused.stderr.contains("spool"), "{refused:?}");
-    fs::set_permissions(&spool, readable).unwrap();
+    let folder = spool.join("main");
+    let file = folder.join(format!("{segment}.tail"));
+    for unread in [scene.site.state_dir(), spool, folder, file] {
+        let readable = fs::metadata(&unread).unwrap().permissions();
+        fs::set_permissions(&unread, fs::Permissions::from_mode(0o000)).unwrap();
+        let refused = scene.archive_get(&[], &segment);
+        assert!(refused.code.is_some_and(|code| code >= 200), "{unread:?}: {refused:?}");
+        assert!(refused.stderr.contains("spool"), "{unread:?}: {refused:?}");
+        fs::set_permissions(&unread, readable).unwrap();
+    }
     scene.archive_get(&[], &segment).expect_ok();
 }
