@@ -23,7 +23,8 @@ const LOOK_BACK_SEGMENTS: u64 = 64;
 
 impl Archive {
     /// What the repository `target` lacks of what the others have: of WAL, what sorts after `cursor`. Backups,
-    /// histories, gaps and forks are few and always compared.
+    /// histories, gaps and forks are few and always compared. Without a cursor, the data of backups that `target` has
+    /// already is compared too, which reads their manifests if the others have data that it does not have.
     ///
     /// # Errors
     /// `target` or all others could not be listed.
@@ -40,6 +41,9 @@ impl Archive {
         let mut comparison = Comparison { ours, others, lacking: Lacking::default() };
         comparison.descriptions().await?;
         let seed = comparison.backups(scope).await?;
+        if cursor.is_none() {
+            comparison.data_of_own_backups().await?;
+        }
         comparison.wal(cursor, seed).await?;
         let Lacking { items, unasked, .. } = &mut comparison.lacking;
         items.sort_unstable();
@@ -161,6 +165,32 @@ impl Comparison {
         self.lacking.items.sort_unstable();
         self.lacking.items.dedup();
         Ok(seed)
+    }
+
+    /// Packs that the repository's own backups name and that only others have.
+    async fn data_of_own_backups(&mut self) -> Result<(), ArchiveError> {
+        let layout = self.ours.layout().clone();
+        let (theirs, ours) = self.both(&layout.packs(), None).await?;
+        let elsewhere: BTreeSet<ObjectKey> =
+            theirs.into_iter().map(|object| object.key).filter(|key| !ours.contains(key)).collect();
+        if elsewhere.is_empty() {
+            return Ok(());
+        }
+        for manifest in self.ours.vault().list(&layout.backups(), None).await?.objects {
+            let read = self.ours.vault().get_object(SealedKind::Manifest, &manifest.key).await;
+            // A damaged manifest is what `verify` reports.
+            let Ok(Some(opened)) = read else { continue };
+            let manifest = BackupSummary::from_bytes(&opened.metadata)
+                .and_then(|summary| Manifest::from_bytes(summary, &opened.plain));
+            let packs = manifest.map(|manifest| manifest.packs).unwrap_or_default();
+            let keys = packs.iter().filter_map(|pack| layout.pack(&pack.to_string()).ok());
+            for key in keys.filter(|key| elsewhere.contains(key)) {
+                self.add(ShipStage::Data, key, SealedKind::Pack);
+            }
+        }
+        self.lacking.items.sort_unstable();
+        self.lacking.items.dedup();
+        Ok(())
     }
 
     /// The first segment that the backup under this key needs, wherever it is.

@@ -214,3 +214,22 @@ fn a_damaged_pack_holds_back_only_the_backup_that_needs_it() {
     restored.wait_for("select not pg_is_in_recovery()");
     assert_eq!(restored.sql("select count(*) from t"), "20000");
 }
+
+/// The manifest is there and a pack that it names is not: the backup does not restore from this repository.
+#[test]
+fn a_lost_pack_of_a_stored_backup_is_reported_and_filled() {
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+    let site = Site::for_cluster(&cluster);
+    let folder = site.path().join("second");
+    site.walkeep(&["repository", "add", "two", folder.to_str().unwrap()]).expect_ok();
+    site.walkeep(&["backup", "postgres", "main"]).expect_ok();
+    assert_eq!(lacks(&site, "two"), 0);
+    let lost = packs(&folder).pop_first().expect("a pack");
+    fs::remove_file(&lost).unwrap();
+    assert_eq!(lacks(&site, "two"), 1);
+    site.walkeep(&["repository", "check", "two"]).expect_code(1);
+    let synced = site.walkeep(&["repository", "sync", "two"]).expect_ok();
+    assert!(synced.contains("copied 1 object"), "{synced}");
+    assert!(lost.exists());
+    assert_eq!(lacks(&site, "two"), 0);
+}
