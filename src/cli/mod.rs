@@ -28,7 +28,7 @@ use logging::DefaultLogLevel;
 use verbs::backup::{BackupArgs, BackupCommand};
 use verbs::plan::{PlanArgs, PlanCommand};
 use verbs::restore::{RestoreArgs, RestoreCommand};
-use verbs::{archive_get, archive_push, check, fork, health, index, init, list, log, receive, verify};
+use verbs::{archive_get, archive_push, check, fork, health, index, init, list, log, receive, recovery_ended, verify};
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -98,6 +98,7 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::Restore(RestoreArgs { of: RestoreCommand::Redis(args) }) => {
             run_multi_threaded(verbs::restore::redis::run(args, around))?
         }
+        CliCommand::RecoveryEnded(args) => recovery_ended::run(&args, around)?,
         CliCommand::Backup(BackupArgs { of: BackupCommand::Postgres(args) }) => {
             run_multi_threaded(verbs::backup::postgres::run(args, around))?
         }

@@ -17,6 +17,7 @@ use crate::cli::verbs::list::ListArgs;
 use crate::cli::verbs::log::LogArgs;
 use crate::cli::verbs::plan::PlanArgs;
 use crate::cli::verbs::receive::ReceiveArgs;
+use crate::cli::verbs::recovery_ended::RecoveryEndedArgs;
 use crate::cli::verbs::repository::RepositoryArgs;
 use crate::cli::verbs::restore::RestoreArgs;
 use crate::cli::verbs::verify::VerifyArgs;
@@ -43,6 +44,8 @@ pub(in crate::cli) enum CliCommand {
     List(ListArgs),
     Plan(PlanArgs),
     Restore(RestoreArgs),
+    #[command(hide = true)]
+    RecoveryEnded(RecoveryEndedArgs),
     Log(LogArgs),
     Verify(VerifyArgs),
     Cleanup(CleanupArgs),

@@ -76,6 +76,14 @@ Without --standby it ends with 1 only when the file is proved to be beyond the
 end of the archive. Every trouble ends with 200 and more (200 plus the usual
 code), so that PostgreSQL stops instead of ending recovery early.";
 
+pub(in crate::cli) const RECOVERY_ENDED_HELP: &str = "\
+In pg_stat_tmp/walkeep_recovery.conf, as walkeep restore writes it:
+  recovery_end_command = 'walkeep recovery-ended --pgdata .'
+
+Run it by hand if that command could not be run. Removes the recovery target
+and the restore_command that walkeep restore wrote. Nothing is removed while
+the server is in recovery. Needs no configuration.";
+
 pub(in crate::cli) const BACKUP_HELP: &str = "\
 Examples:
   walkeep backup postgres
@@ -114,6 +122,12 @@ Examples:
     --tablespace-mapping /fast=/srv/fast2
   walkeep restore postgres --pgdata /srv/old --delta \\
     --target-time '5 minutes ago'
+
+The restored server is an isolated copy of its original. To replace the
+original after a disaster, or to rebuild a standby:
+  walkeep restore postgres --pgdata /srv/pg --takeover --start
+  walkeep restore postgres --pgdata /srv/standby --standby \\
+    --primary-conninfo 'host=db1 user=replicator' --slot standby1
 
 A Redis instance (walkeep restore redis --help):
   walkeep restore redis --dir /srv/cache --target-time '5 minutes ago' --start
@@ -295,6 +309,7 @@ mod tests {
             super::RECEIVE_HELP,
             super::ARCHIVE_PUSH_HELP,
             super::ARCHIVE_GET_HELP,
+            super::RECOVERY_ENDED_HELP,
             super::BACKUP_HELP,
             super::LIST_HELP,
             super::PLAN_HELP,

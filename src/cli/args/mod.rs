@@ -5,6 +5,7 @@ pub(super) mod command_line;
 pub(super) mod global;
 pub(super) mod help;
 pub(super) mod named_values;
+pub(super) mod role;
 pub(super) mod target;
 pub(super) mod time;
 pub(super) mod usage;

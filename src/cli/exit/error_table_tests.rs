@@ -395,6 +395,7 @@ fn errors_of_a_postgresql_restore() {
         ),
         (destination(DestinationError::UnknownMapping { old: path(), known: text() }), USAGE),
         (destination(DestinationError::BadPath { path: path() }), USAGE),
+        (destination(DestinationError::BadWaldir { path: path(), why: "it is not empty" }), USAGE),
         (destination(DestinationError::Overlap { first: path(), second: path() }), USAGE),
         (destination(would_be_replayed_into()), UNREACHABLE),
         (destination(DestinationError::NoSpace { path: path(), needed: 2, free: 1 }), FAILED),

@@ -173,7 +173,7 @@ type KindOfCause = fn(&(dyn Error + 'static)) -> Option<ErrorKind>;
 
 /// The errors that decide an exit code by themselves. All others get the code of what they wrap, or
 /// [`CliExitCode::Failed`].
-const KIND_OF_CAUSE: [KindOfCause; 31] = [
+const KIND_OF_CAUSE: [KindOfCause; 32] = [
     kind_if::<ConfigError>,
     kind_if::<KeySourceError>,
     kind_if::<PasswordError>,
@@ -195,6 +195,7 @@ const KIND_OF_CAUSE: [KindOfCause; 31] = [
     kind_if::<postgres::backup::BackupError>,
     kind_if::<postgres::restore::RestoreError>,
     kind_if::<postgres::restore::selective::SelectiveRestoreError>,
+    kind_if::<postgres::restore::recovery_end::RecoveryEndError>,
     kind_if::<postgres::log::LogError>,
     kind_if::<postgres::retention::CleanupError>,
     kind_if::<postgres::verify::ClusterVerifyError>,

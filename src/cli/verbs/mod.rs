@@ -10,6 +10,7 @@ pub(super) mod init;
 pub(super) mod list;
 pub(super) mod log;
 pub(super) mod receive;
+pub(super) mod recovery_ended;
 pub(super) mod repository;
 pub(super) mod verify;
 pub(super) mod backup;

@@ -39,6 +39,8 @@ pub fn free_bytes_at(path: &Path) -> Result<u64, DestinationError> {
 pub struct CheckedDestination {
     pgdata: PathBuf,
     tablespaces: BTreeMap<u32, PathBuf>,
+    /// Where `pg_wal` is a link to.
+    waldir: Option<PathBuf>,
     /// Set where this process may give files away and must: root's restores belong to whoever owns the directory.
     owner: Option<FileOwner>,
 }
@@ -79,7 +81,7 @@ impl CheckedDestination {
                 return Err(DestinationError::UnknownMapping { old: old.clone(), known });
             }
         }
-        let ground = CheckedDestination { owner: inherited_owner(&pgdata)?, pgdata, tablespaces: spaces };
+        let ground = CheckedDestination { owner: inherited_owner(&pgdata)?, pgdata, tablespaces: spaces, waldir: None };
         ground.check_apart(tablespaces)?;
         Ok(ground)
     }
@@ -88,6 +90,42 @@ impl CheckedDestination {
     #[must_use]
     pub fn pgdata(&self) -> &Path {
         &self.pgdata
+    }
+
+    /// The same with `pg_wal` as a link to `waldir`, if there is one. `over` is whether the data directory exists: then
+    /// its `pg_wal` must be that link already.
+    ///
+    /// # Errors
+    /// [`DestinationError::BadWaldir`].
+    pub fn with_waldir(self, waldir: Option<PathBuf>, over: bool) -> Result<CheckedDestination, DestinationError> {
+        let Some(waldir) = waldir else { return Ok(self) };
+        let bad = |why| DestinationError::BadWaldir { path: waldir.clone(), why };
+        plain_path(&waldir).map_err(|_not_plain| bad("it must be an absolute path without . and .."))?;
+        let path = absolute_path(&waldir)?;
+        let others = std::iter::once(&self.pgdata).chain(self.tablespaces.values());
+        if others.into_iter().any(|other| path.starts_with(other) || other.starts_with(&path)) {
+            return Err(bad("it must be outside the data directory and the tablespaces, and contain none of them"));
+        }
+        let pg_wal = self.pgdata.join("pg_wal");
+        if over && pg_wal.symlink_metadata().is_ok() {
+            if pg_wal.canonicalize().is_ok_and(|found| found == path) {
+                return Ok(CheckedDestination { waldir: Some(path), ..self });
+            }
+            return Err(bad("pg_wal of the existing data directory is elsewhere; move it yourself, or omit --waldir"));
+        }
+        match check_empty(&path) {
+            Ok(()) => Ok(CheckedDestination { waldir: Some(path), ..self }),
+            Err(DestinationError::NotEmpty { .. } | DestinationError::UnfinishedRestore { .. }) => {
+                Err(bad("it is not empty"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where `pg_wal` is a link to, if it is one.
+    #[must_use]
+    pub fn waldir(&self) -> Option<&Path> {
+        self.waldir.as_deref()
     }
 
     /// Where each tablespace goes.

@@ -92,6 +92,14 @@ pub enum DestinationError {
         /// The other.
         second: PathBuf,
     },
+    /// A place that `pg_wal` cannot be in.
+    #[error("--waldir {path}: {why}")]
+    BadWaldir {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Replay would work in a directory that is in use.
     #[error(
         "tablespace {tablespace} was made after the backup, at {lsn}{when}, and replaying that works in {location} itself, where there is {found}: \
@@ -144,6 +152,7 @@ impl HasKind for DestinationError {
             | DestinationError::TablespaceOccupied { .. }
             | DestinationError::UnknownMapping { .. }
             | DestinationError::BadPath { .. }
+            | DestinationError::BadWaldir { .. }
             | DestinationError::Overlap { .. } => ErrorKind::Usage,
             DestinationError::WouldBeReplayedInto { .. } => ErrorKind::TargetUnreachable,
             DestinationError::NoSpace { .. } | DestinationError::Io { .. } => ErrorKind::Failed,

@@ -4,8 +4,9 @@
 //! [`target`] says what is wanted. [`plan_restore()`] chooses the backup and resolves the target ([`resolve_target`])
 //! from [`archived_log`] about the archived log, which [`indexed_log`] answers; its result is a value. [`restore`]
 //! carries a plan out: it looks the place over ([`destination`]), puts the files there ([`placement`]) and writes the
-//! [`recovery_settings`] that make the server stop where the plan says. [`server_start`] then starts it and waits until
-//! it has.
+//! settings that make the server stop at the planned record ([`recovery_settings`]) and that its role needs
+//! ([`server_role`]). [`server_start`] then starts it and waits until it has. What only recovery needs is removed at
+//! its end ([`recovery_end`]).
 
 pub mod resolve_target;
 pub mod archived_log;
@@ -15,15 +16,19 @@ pub mod target;
 pub mod destination;
 pub mod delta;
 pub mod recovery_settings;
+pub mod server_role;
+pub mod recovery_end;
 pub mod placement;
 pub mod plan;
 pub mod planner;
 pub mod selective;
 mod backup_reading;
+mod configuration_file;
 mod created_tablespace;
 mod destination_error;
 mod error;
 mod left_out_files;
+mod written_configuration;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,10 +49,13 @@ use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
 use destination::{CheckedDestination, Destination};
 use placement::Placement;
 use plan::{PlanBackup, PlanInput, ProvedRestore, RestorePlan};
-use recovery_settings::{AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
+use recovery_settings::{AUTO_CONF, RECOVERY_FILE, RecoverySettings};
+use server_role::ServerRole;
 use target::{RecoveryTargetAction, RestoreRequest};
+use written_configuration::{BackupConfiguration, ConfigurationRequest, WrittenConfiguration};
 
 pub use error::RestoreError;
+pub use written_configuration::WrittenSetting;
 
 /// Resolves a request by what is in the archive now, and in this machine's spool if there is one, and proves it, or
 /// says why it cannot be reached. Touches nothing.
@@ -118,9 +126,16 @@ pub struct RestoreOptions {
     pub destination: Destination,
     /// What the server does at its target.
     pub action: RecoveryTargetAction,
-    /// `restore_command` of the restored server, whole ([`recovery_settings::restore_command_line`]).
+    /// Where `pg_wal` is, if not in the data directory.
+    pub waldir: Option<PathBuf>,
+    /// `restore_command` of the restored server, whole ([`recovery_settings::restore_command_line`], or
+    /// [`recovery_settings::standby_restore_command_line`] of a standby).
     pub restore_command: String,
-    /// Whether the restored server goes on archiving.
+    /// Its `recovery_end_command` ([`recovery_settings::recovery_end_command_line`]).
+    pub end_command: String,
+    /// What the restored server is to its original.
+    pub role: ServerRole,
+    /// Whether its archiving stays as it was configured.
     pub keep_archiving: bool,
 }
 
@@ -137,6 +152,10 @@ pub struct RestoredCluster {
     pub bytes: u64,
     /// Those of them that were in their places already.
     pub reused_bytes: u64,
+    /// What the server is to its original.
+    pub role: ServerRole,
+    /// The settings that its role needs. They stay in `postgresql.auto.conf` until the user resets them.
+    pub settings: Vec<WrittenSetting>,
     /// What else one should know: of a directory that was there before, what lies elsewhere and is as it was.
     pub notes: Vec<String>,
 }
@@ -188,7 +207,7 @@ async fn execute_restore(
         keep_archiving: wishes.keep_archiving,
         no_read_ahead: proved.hole_follows,
     };
-    let (read, destination) = (Arc::clone(&manifest), wishes.destination.clone());
+    let (read, destination, waldir) = (Arc::clone(&manifest), wishes.destination.clone(), wishes.waldir.clone());
     let made = proved.tablespaces_made.clone();
     let (placement, notes) = run_blocking(move || {
         destination::check_created_tablespaces(&made)?;
@@ -198,6 +217,7 @@ async fn execute_restore(
             Some(ground) => ground,
             None => CheckedDestination::check(&destination, &read.summary.tablespaces, &read.entries)?,
         };
+        let ground = ground.with_waldir(waldir, is_there)?;
         let placement = Arc::new(Placement::new(read, ground)?);
         let notes = if is_there { Some(placement.take_over_directory()?) } else { None };
         placement.create_layout()?;
@@ -222,8 +242,14 @@ async fn execute_restore(
             futures_util::future::Either::Right(_) => {}
         }
     }
-    let last = Arc::clone(&placement);
-    run_blocking(move || write_recovery_files(&last, &manifest, &recovery)).await??;
+    let (last, wishes) = (Arc::clone(&placement), wishes.clone());
+    let written = run_blocking(move || {
+        let request =
+            ConfigurationRequest { role: &wishes.role, recovery: &recovery, end_command: &wishes.end_command };
+        let configuration = write_recovery_files(&last, &manifest, &request)?;
+        Ok::<_, RestoreError>((configuration, wishes.role))
+    });
+    let (configuration, role) = written.await??;
     progress(summary.logical_bytes, summary.logical_bytes);
     Ok(RestoredCluster {
         pgdata: placement.pgdata().to_owned(),
@@ -231,7 +257,9 @@ async fn execute_restore(
         files: summary.files,
         bytes: summary.logical_bytes,
         reused_bytes: placement.reused(),
-        notes: notes.unwrap_or_default(),
+        role,
+        settings: configuration.settings,
+        notes: notes.unwrap_or_default().into_iter().chain(configuration.notes).collect(),
     })
 }
 
@@ -239,16 +267,24 @@ async fn execute_restore(
 fn write_recovery_files(
     placement: &Placement,
     manifest: &Manifest,
-    recovery: &RecoverySettings,
-) -> Result<(), RestoreError> {
+    request: &ConfigurationRequest<'_>,
+) -> Result<WrittenConfiguration, RestoreError> {
     placement.write_extra_file("backup_label", &manifest.backup_label)?;
     if let Some(map) = tablespace_map(placement, manifest)? {
         placement.write_extra_file(TablespaceMap::FILE, &map)?;
     }
-    let (auto_conf, conf) = (placement.read_placed(AUTO_CONF)?, placement.read_placed("postgresql.conf")?);
-    let text = recovery_settings::auto_conf(recovery, &auto_conf, &conf, manifest.summary.major_version);
-    placement.write_extra_file(AUTO_CONF, text.as_bytes())?;
-    placement.write_extra_file(RECOVERY_SIGNAL, b"")?;
+    let (auto_conf, conf) = (placement.read_placed_bytes(AUTO_CONF)?, placement.read_placed_bytes("postgresql.conf")?);
+    let conf = conf.map(|conf| String::from_utf8_lossy(&conf).into_owned());
+    let configuration = request.apply(&BackupConfiguration {
+        auto_conf: &auto_conf.unwrap_or_default(),
+        postgresql_conf: conf.as_deref(),
+        major: manifest.summary.major_version,
+    });
+    if let Some(recovery_file) = &configuration.recovery_file {
+        placement.write_extra_file(RECOVERY_FILE, recovery_file.as_bytes())?;
+    }
+    placement.write_extra_file(AUTO_CONF, &configuration.auto_conf)?;
+    placement.write_extra_file(configuration.signal, b"")?;
     placement.finish()?;
-    Ok(())
+    Ok(configuration)
 }

@@ -1,15 +1,15 @@
-//! The settings of a restored server: where recovery stops, where its log comes from, and what must not be left over
-//! from before.
+//! The settings with which a restored server recovers: where recovery stops, which command fetches WAL, and what must
+//! not be left over from before.
 //!
-//! Text in, text out. What is written goes to the end of `postgresql.auto.conf`, whose settings win over
-//! `postgresql.conf`'s; `recovery.signal` beside it makes PostgreSQL 12 and later recover.
+//! Text in, text out. What a whole server gets besides, and where it is written, is in
+//! [`written_configuration`](super::written_configuration).
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::postgres::format::pg_control::RequiredSettings;
 use crate::postgres::format::timeline::TimelineId;
 
+use super::configuration_file::{ConfigurationFile, kept_lines, parse_setting, setting_line};
 use super::resolve_target::RecoveryStop;
 use super::target::RecoveryTargetAction;
 
@@ -19,16 +19,24 @@ pub const RECOVERY_SIGNAL: &str = "recovery.signal";
 /// The file that makes a server a standby; it wins over the other, so a restore must not have it.
 pub const STANDBY_SIGNAL: &str = "standby.signal";
 
-/// The file that is written.
+/// The file whose settings win over those of `postgresql.conf`. `ALTER SYSTEM` writes it.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// The settings that are of use only until recovery has ended. Base backups and `pg_rewind` leave out what is in
+/// `pg_stat_tmp`, so no copy of the server gets them, not even one made while it recovers.
+pub const RECOVERY_FILE: &str = "pg_stat_tmp/walkeep_recovery.conf";
 
 /// What says where recovery stops. PostgreSQL takes one alone, and ends with "multiple recovery targets specified" for
 /// more.
-const TARGET_SETTINGS: [&str; 5] =
+pub(super) const TARGET_SETTINGS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
-/// What belongs to another server's life: a standby's, or that of an earlier restore. Dropped from the file, and
-/// emptied where `postgresql.conf` has it: such commands would run against another server's archive.
+/// Settings of recovery besides its target. Each restore writes them itself.
+pub(super) const RECOVERY_SETTINGS: [&str; 4] =
+    ["restore_command", "recovery_target_inclusive", "recovery_target_timeline", "recovery_target_action"];
+
+/// Settings of another server's life: a standby's, or that of an earlier restore. A restore drops them from
+/// `postgresql.auto.conf`.
 const FOREIGN_SETTINGS: [&str; 6] = [
     "archive_cleanup_command",
     "recovery_end_command",
@@ -36,15 +44,6 @@ const FOREIGN_SETTINGS: [&str; 6] = [
     "primary_conninfo",
     "primary_slot_name",
     "promote_trigger_file",
-];
-
-/// What is written anew in any case.
-const WRITTEN_SETTINGS: [&str; 5] = [
-    "restore_command",
-    "recovery_target_inclusive",
-    "recovery_target_timeline",
-    "recovery_target_action",
-    "archive_mode",
 ];
 
 /// What PostgreSQL takes where nothing is set (`guc_tables.c`).
@@ -76,33 +75,34 @@ pub struct RecoverySettings {
     pub no_read_ahead: bool,
 }
 
-/// `postgresql.auto.conf` for a restored server: what was in it, less what collides, and the recovery's settings at its
-/// end.
+/// `postgresql.auto.conf` for a server that recovers and is then removed: everything in one file.
 #[must_use]
 pub fn auto_conf(recovery: &RecoverySettings, auto_conf: &str, postgresql_conf: &str, major: u32) -> String {
-    let stale = |name: &str| {
-        TARGET_SETTINGS.contains(&name) || FOREIGN_SETTINGS.contains(&name) || WRITTEN_SETTINGS.contains(&name)
-    };
-    let mut text = String::new();
-    for line in auto_conf.lines().filter(|line| parse_setting(line).is_none_or(|(name, _)| !stale(&name))) {
-        text.push_str(line);
+    let is_kept = |name: &str| !is_stale(name) && name != "archive_mode";
+    let kept = kept_lines(auto_conf.as_bytes(), |line| parse_setting(line).is_none_or(|(name, _)| is_kept(&name)));
+    let mut text = String::from_utf8_lossy(&kept).into_owned();
+    let (auto, elsewhere) = (ConfigurationFile::parse(&text), ConfigurationFile::parse(postgresql_conf));
+    let raised = raised_settings(recovery.required, &auto, &elsewhere);
+    let mut written = recovery_settings(recovery, &elsewhere, major);
+    written.extend((!recovery.keep_archiving).then(|| ("archive_mode", "off".to_owned())));
+    written.extend(raised.into_iter().map(|raised| (raised.name, raised.least.to_string())));
+    for (name, value) in written {
+        text.push_str(&setting_line(name, &value));
         text.push('\n');
-    }
-    text.push_str("# written by walkeep restore; of no effect once recovery has ended, but for archive_mode\n");
-    let elsewhere = ConfigurationFile::parse(postgresql_conf);
-    for (name, value) in recovery_settings(recovery, &elsewhere, &text, major) {
-        // Writing to a string cannot fail.
-        let _written = writeln!(text, "{name} = '{}'", quote_value(&value));
     }
     text
 }
 
-/// The settings in the order they must stand: emptied targets go first, because each that is assigned later forgets the
+/// Whether a setting in `postgresql.auto.conf` is dropped by every restore.
+pub(super) fn is_stale(name: &str) -> bool {
+    TARGET_SETTINGS.contains(&name) || RECOVERY_SETTINGS.contains(&name) || FOREIGN_SETTINGS.contains(&name)
+}
+
+/// The settings in the order they must have: emptied targets go first, because each that is assigned later forgets the
 /// one before it (`assign_recovery_target` and its siblings).
-fn recovery_settings(
+pub(super) fn recovery_settings(
     recovery: &RecoverySettings,
     elsewhere: &ConfigurationFile,
-    kept: &str,
     major: u32,
 ) -> Vec<(&'static str, String)> {
     let mut all: Vec<(&'static str, String)> = Vec::new();
@@ -110,11 +110,13 @@ fn recovery_settings(
         RecoveryStop::Before(_) | RecoveryStop::After(_) => "recovery_target_lsn",
         RecoveryStop::Consistent(_) => "recovery_target",
     };
-    for name in TARGET_SETTINGS.into_iter().filter(|name| *name != own && elsewhere.may_set(name)) {
-        all.push((name, String::new()));
-    }
-    for name in ["archive_cleanup_command", "recovery_end_command"].into_iter().filter(|name| elsewhere.may_set(name)) {
-        all.push((name, String::new()));
+    all.extend(emptied_targets(elsewhere).filter(|(name, _)| *name != own));
+    // Such commands would run against another server's archive.
+    let commands = ["archive_cleanup_command", "recovery_end_command"].into_iter();
+    all.extend(commands.filter(|name| elsewhere.may_set(name)).map(|name| (name, String::new())));
+    if elsewhere.may_set("recovery_min_apply_delay") {
+        // It also delays a recovery to a target (`recoveryApplyDelay` in xlogrecovery.c).
+        all.push(("recovery_min_apply_delay", "0".to_owned()));
     }
     all.push(("restore_command", recovery.restore_command.clone()));
     match recovery.stop {
@@ -128,23 +130,44 @@ fn recovery_settings(
         // Without it, pause means shutdown.
         all.push(("hot_standby", "on".to_owned()));
     }
-    if !recovery.keep_archiving {
-        all.push(("archive_mode", "off".to_owned()));
-    }
     if recovery.no_read_ahead && major >= 15 {
         all.push(("recovery_prefetch", "off".to_owned()));
     }
-    let auto = ConfigurationFile::parse(kept);
-    for ((name, least), (_, default)) in
-        recovery.required.names_and_values().into_iter().zip(REQUIRED_SETTING_DEFAULTS.names_and_values())
-    {
-        let has = auto.value(name).or(elsewhere.value(name)).map_or(Some(default), |value| value.parse().ok());
-        // What an included file says is not known here.
-        if elsewhere.includes || has.is_none_or(|has| has < least) {
-            all.push((name, least.to_string()));
-        }
-    }
     all
+}
+
+/// Recovery targets that another file may set, without a value.
+pub(super) fn emptied_targets(elsewhere: &ConfigurationFile) -> impl Iterator<Item = (&'static str, String)> {
+    TARGET_SETTINGS.into_iter().filter(|name| elsewhere.may_set(name)).map(|name| (name, String::new()))
+}
+
+/// A setting that recovery needs to be at least as high as on the server that wrote the WAL.
+pub(super) struct RaisedSetting {
+    pub(super) name: &'static str,
+    pub(super) least: u32,
+    /// Whether the configuration is known to have less. If not, it is raised because a part of the configuration is not
+    /// known.
+    pub(super) is_too_low: bool,
+}
+
+/// The required settings that the configuration has too low, or may have. `auto` is what `postgresql.auto.conf` keeps.
+pub(super) fn raised_settings(
+    required: RequiredSettings,
+    auto: &ConfigurationFile,
+    elsewhere: &ConfigurationFile,
+) -> Vec<RaisedSetting> {
+    let all = required.names_and_values().into_iter().zip(REQUIRED_SETTING_DEFAULTS.names_and_values());
+    let raised = all.filter_map(|((name, least), (_, default))| {
+        let known: Option<u32> = match (auto.value(name), elsewhere.value(name)) {
+            (Some(value), _) => value.parse().ok(),
+            (None, _) if elsewhere.may_set_more() => None,
+            (None, Some(value)) => value.parse().ok(),
+            (None, None) => Some(default),
+        };
+        let is_too_low = known.is_some_and(|known| known < least);
+        (is_too_low || known.is_none()).then_some(RaisedSetting { name, least, is_too_low })
+    });
+    raised.collect()
 }
 
 /// What a configuration file sets a name to, if it does: its last line wins.
@@ -152,73 +175,32 @@ pub(super) fn setting_value(text: &str, name: &str) -> Option<String> {
     ConfigurationFile::parse(text).value(name).map(str::to_owned)
 }
 
-/// What another configuration file sets.
-struct ConfigurationFile {
-    set: Vec<(String, String)>,
-    includes: bool,
-}
-
-impl ConfigurationFile {
-    fn parse(text: &str) -> ConfigurationFile {
-        let set: Vec<(String, String)> = text.lines().filter_map(parse_setting).collect();
-        let includes = set.iter().any(|(name, _)| name.starts_with("include"));
-        ConfigurationFile { set, includes }
-    }
-
-    fn may_set(&self, name: &str) -> bool {
-        self.includes || self.value(name).is_some()
-    }
-
-    /// The last one wins.
-    fn value(&self, name: &str) -> Option<&str> {
-        self.set.iter().rev().find(|(set, _)| set == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// A line of configuration as name and value: `name = value`, the equals sign optional, comments after `#`
-/// (`guc-file.l`). Names don't mind case.
-fn parse_setting(line: &str) -> Option<(String, String)> {
-    let line = line.trim_start();
-    let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$')))?;
-    let (name, rest) = line.split_at_checked(end)?;
-    if !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        return None;
-    }
-    let rest = rest.trim_start();
-    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
-    let value = match rest.strip_prefix('\'') {
-        Some(inner) => unquote_value(inner),
-        None => rest.split(|c: char| c == '#' || c.is_whitespace()).next().unwrap_or("").to_owned(),
-    };
-    Some((name.to_ascii_lowercase(), value))
-}
-
-/// A value up to its closing quote; two quotes or a backslash and a quote are one quote.
-fn unquote_value(text: &str) -> String {
-    let mut value = String::new();
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '\'' if characters.next_if_eq(&'\'').is_none() => break,
-            '\\' => value.extend(characters.next()),
-            other => value.push(other),
-        }
-    }
-    value
-}
-
-/// Doubled quotes and backslashes (`escape_single_quotes_ascii`).
-fn quote_value(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('\'', "''")
-}
-
 /// `restore_command` for a restored server: this program, by its absolute path, with its configuration and cluster
 /// named, since neither the server's directory nor its environment is the user's. The server always has a target.
 #[must_use]
 pub fn restore_command_line(program: &Path, config: Option<&Path>, cluster: &str) -> String {
-    let word = |path: &Path| quote_for_shell(&path.to_string_lossy().replace('%', "%%"));
-    let config = config.map(|config| format!(" --config {}", word(config))).unwrap_or_default();
-    format!("{}{config} archive-get --cluster {cluster} --has-target %f \"%p\"", word(program))
+    let config = config.map(|config| format!(" --config {}", command_word(config))).unwrap_or_default();
+    format!("{}{config} archive-get --cluster {cluster} --has-target %f \"%p\"", command_word(program))
+}
+
+/// `restore_command` for a standby, which asks again: any failure is reported to it as a missing file.
+#[must_use]
+pub fn standby_restore_command_line(program: &Path, config: &Path, cluster: &str) -> String {
+    let [program, config] = [program, config].map(command_word);
+    format!("{program} --config {config} archive-get --cluster {cluster} --standby %f \"%p\"")
+}
+
+/// `recovery_end_command` for a restored server. It runs in the data directory. PostgreSQL ends with an error if it
+/// exits with more than 125 (`ExecuteRecoveryCommand`), for example because the program is gone: then the file alone
+/// goes, which is what a copy of the server must not find.
+#[must_use]
+pub fn recovery_end_command_line(program: &Path) -> String {
+    format!("{} recovery-ended --pgdata . || rm -f {RECOVERY_FILE}", command_word(program))
+}
+
+/// One word of a command that PostgreSQL runs.
+fn command_word(path: &Path) -> String {
+    quote_for_shell(&path.to_string_lossy().replace('%', "%%"))
 }
 
 /// As it is if the shell takes it so, else in single quotes.
@@ -235,7 +217,10 @@ fn quote_for_shell(text: &str) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::{ConfigurationFile, RecoverySettings, auto_conf, parse_setting, restore_command_line};
+    use super::{
+        ConfigurationFile, RecoverySettings, auto_conf, recovery_end_command_line, restore_command_line,
+        standby_restore_command_line,
+    };
     use crate::postgres::format::lsn::Lsn;
     use crate::postgres::format::pg_control::RequiredSettings;
     use crate::postgres::format::timeline::TimelineId;
@@ -342,25 +327,21 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_postgresql_reads_them() {
-        let is = |line: &str, name: &str, value: &str| {
-            assert_eq!(parse_setting(line), Some((name.into(), value.into())), "{line}")
-        };
-        is("a = 1 # one", "a", "1");
-        is("  Work_Mem='it''s'", "work_mem", "it's");
-        is("b 'x\\'y' # z", "b", "x'y");
-        is("include_dir = 'conf.d'", "include_dir", "conf.d");
-        assert_eq!(parse_setting("# a = 1"), None);
-        assert_eq!(parse_setting(""), None);
-    }
-
-    #[test]
     fn the_command_survives_the_shell_and_postgresql() {
         let command =
             restore_command_line(Path::new("/usr/bin/walkeep"), Some(Path::new("/etc/walkeep/walkeep.toml")), "main");
         assert_eq!(
             command,
             "/usr/bin/walkeep --config /etc/walkeep/walkeep.toml archive-get --cluster main --has-target %f \"%p\""
+        );
+        let (program, config) = (Path::new("/opt/100%/walkeep"), Path::new("/etc/walkeep.toml"));
+        assert_eq!(
+            standby_restore_command_line(program, config, "main"),
+            "/opt/100%%/walkeep --config /etc/walkeep.toml archive-get --cluster main --standby %f \"%p\""
+        );
+        assert_eq!(
+            recovery_end_command_line(program),
+            "/opt/100%%/walkeep recovery-ended --pgdata . || rm -f pg_stat_tmp/walkeep_recovery.conf"
         );
         let odd = restore_command_line(Path::new("/opt/it's 100%/walkeep"), None, "main");
         assert_eq!(odd, "'/opt/it'\\''s 100%%/walkeep' archive-get --cluster main --has-target %f \"%p\"");

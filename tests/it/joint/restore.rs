@@ -133,6 +133,7 @@ fn both_come_back_to_one_moment_within_the_bound() {
             let keys = report["redis"]["loaded"]["keys"]["0"].as_u64();
             assert!(report["postgres"]["reached"].is_object() && keys >= Some(1), "{report:#}");
         }
+        assert_eq!(report["postgres"]["restored"]["role"], "copy", "{report:#}");
         let bound = report["skew"]["at_most_seconds"].as_f64().expect("a bound");
         // Usually some milliseconds; a bound that is not one would hold as well.
         assert!(bound < 5.0, "{report:#}");

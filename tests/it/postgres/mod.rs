@@ -52,6 +52,8 @@ mod restore_timelines;
 mod restore_beginnings;
 /// Restores over an old data directory.
 mod restore_delta;
+/// Copies, successors and standbys after their restore.
+mod restore_roles;
 /// Tablespaces that replay creates at the paths of the original.
 mod restore_tablespaces;
 /// One database or table back into a running server under another name.

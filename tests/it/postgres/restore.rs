@@ -16,7 +16,9 @@ use walkeep::postgres::format::time::PgTime;
 use walkeep::postgres::index::WalIndex;
 use walkeep::postgres::restore::destination::Destination;
 use walkeep::postgres::restore::plan::{PlanOutcome, ProvedRestore, RestorePlan, TargetPlace};
+use walkeep::postgres::restore::recovery_settings::RECOVERY_FILE;
 use walkeep::postgres::restore::resolve_target::RecoveryStop;
+use walkeep::postgres::restore::server_role::ServerRole;
 use walkeep::postgres::restore::server_start::{ReachedTarget, ServerStart, ServerStartError};
 use walkeep::postgres::restore::target::{
     RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
@@ -122,6 +124,9 @@ impl Rig {
             destination: Destination { pgdata: self.scratch.join(name), mapping },
             action,
             restore_command: format!("cp {}/%f \"%p\"", self.folder().display()),
+            end_command: format!("rm -f {RECOVERY_FILE}"),
+            waldir: None,
+            role: ServerRole::Copy,
             keep_archiving: false,
         };
         restore::restore(&self.archive, proved, &wishes, |_, _| {}).await.unwrap()
@@ -384,9 +389,9 @@ async fn a_server_that_ends_before_its_target_is_an_error_with_its_last_words() 
     rig.settle(&cluster).await;
     let proved = rig.proved(request(RecoveryTarget::Latest)).await;
     rig.place(&proved, "data", RecoveryTargetAction::Promote, Vec::new()).await;
-    let auto_conf = rig.scratch.join("data/postgresql.auto.conf");
-    let text = fs::read_to_string(&auto_conf).unwrap();
-    fs::write(&auto_conf, text.replace("restore_command = 'cp ", "restore_command = 'exit 200; cp ")).unwrap();
+    let settings = rig.scratch.join("data").join(RECOVERY_FILE);
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace("restore_command = 'cp ", "restore_command = 'exit 200; cp ")).unwrap();
     let (reached, _server) = rig.started(&proved, "data", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
@@ -489,6 +494,9 @@ async fn a_hole_is_found_before_anything_is_touched_and_the_server_stops_right_b
         destination: Destination { pgdata: rig.scratch.join("data"), mapping: Vec::new() },
         action: RecoveryTargetAction::Promote,
         restore_command: format!("case %f in {lost}) exit 200;; esac; cp {}/%f \"%p\"", rig.folder().display()),
+        end_command: format!("rm -f {RECOVERY_FILE}"),
+        waldir: None,
+        role: ServerRole::Copy,
         keep_archiving: false,
     };
     restore::restore(&rig.archive, &proved, &wishes, |_, _| {}).await.unwrap();

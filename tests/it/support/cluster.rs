@@ -370,6 +370,11 @@ impl Cluster {
         format!("host=127.0.0.1 port={} user=postgres dbname=postgres{password}", self.port)
     }
 
+    /// Where its Unix socket is.
+    pub(crate) fn socket_dir(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// How clients reach it over its Unix socket, without a password.
     pub(crate) fn socket_conninfo(&self) -> String {
         format!("host={} port={} user=postgres dbname=postgres", self.scratch.path().display(), self.port)

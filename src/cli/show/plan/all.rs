@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::redis::RedisPlanJson;
 use crate::base::restore_estimate::RestoreEstimator;
+use crate::cli::args::role::RequestedRole;
 use crate::cli::show::output::{
     MAX_ALIGNED_WIDTH, TerminalOutput, TextTone, format_bytes, format_count, format_duration, wrap_text,
 };
@@ -42,6 +43,8 @@ pub(in crate::cli) struct JointRestoreJson<'r> {
 struct JointPostgresJson<'r> {
     cluster: &'r str,
     plan: RestorePlanDocument<'r>,
+    role: &'static str,
+    role_summary: &'static str,
     restored: Option<&'r RestoredCluster>,
     reached: Option<&'r ReachedTarget>,
 }
@@ -57,7 +60,11 @@ struct JointRedisJson<'r> {
 
 impl<'r> JointRestoreJson<'r> {
     /// A plan that is not carried out.
-    pub(in crate::cli) fn new(plan: &'r JointPlan, estimator: &RestoreEstimator) -> JointRestoreJson<'r> {
+    pub(in crate::cli) fn new(
+        plan: &'r JointPlan,
+        estimator: &RestoreEstimator,
+        role: &RequestedRole,
+    ) -> JointRestoreJson<'r> {
         let reachable = plan.restores().is_some();
         let nearest = plan.nearest_common_moment().filter(|_| !reachable);
         JointRestoreJson {
@@ -71,6 +78,8 @@ impl<'r> JointRestoreJson<'r> {
             postgres: JointPostgresJson {
                 cluster: plan.cluster_name(),
                 plan: RestorePlanDocument::from(&plan.plans.postgres),
+                role: role.role.as_str(),
+                role_summary: role.summary(),
                 restored: None,
                 reached: None,
             },
@@ -97,7 +106,7 @@ impl<'r> JointRestoreJson<'r> {
     }
 }
 
-pub(in crate::cli) fn print_plan(plan: &JointPlan, out: &TerminalOutput) -> anyhow::Result<()> {
+pub(in crate::cli) fn print_plan(plan: &JointPlan, role: &RequestedRole, out: &TerminalOutput) -> anyhow::Result<()> {
     let (main, cache) = (plan.cluster_name(), plan.instance_name());
     let time = |time: Timestamp| out.format_time(PgTime::from_timestamp(time));
     out.print_line(out.style(TextTone::Strong, format!("{main} and {cache} to {}", time(plan.moment))))?;
@@ -133,6 +142,7 @@ pub(in crate::cli) fn print_plan(plan: &JointPlan, out: &TerminalOutput) -> anyh
     print_idle(plan, out)?;
     if let Some(JointRestores { postgres, redis }) = plan.restores() {
         print_postgres(plan.cluster_name(), postgres, out)?;
+        print_paragraph(out, "  role", role.summary())?;
         print_redis(plan, redis, out)?;
     }
     print_skew(plan, out)

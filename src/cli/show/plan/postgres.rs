@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use crate::cli::args::role::RequestedRole;
 use crate::cli::args::target::TargetRequest;
 use crate::cli::show::output::{
     TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
 };
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::restore::plan::{
-    CommitPoint, DiskRequirement, PlanOutcome, ProvedRestore, RestorePlan, UnreachableTarget,
+    CommitPoint, DiskRequirement, PlanOutcome, ProvedRestore, RestorePlan, RestorePlanDocument, UnreachableTarget,
 };
 use crate::postgres::restore::resolve_target::RecoveryStop;
 use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
@@ -16,11 +17,27 @@ use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
 /// The column at which what is said begins, after its name.
 const VALUE_COLUMN: usize = 17;
 
+/// What `plan --json` prints.
+#[derive(serde::Serialize)]
+pub(in crate::cli) struct PostgresPlanJson<'p> {
+    #[serde(flatten)]
+    plan: RestorePlanDocument<'p>,
+    role: &'static str,
+    role_summary: &'static str,
+}
+
+impl<'p> PostgresPlanJson<'p> {
+    pub(in crate::cli) fn new(plan: &'p RestorePlan, role: &RequestedRole) -> PostgresPlanJson<'p> {
+        PostgresPlanJson { plan: plan.into(), role: role.role.as_str(), role_summary: role.summary() }
+    }
+}
+
 /// The plan as text, a line each. `asked` is whether it was only asked for: then it ends with how `program` carries it
 /// out.
 fn plan_lines(
     plan: &RestorePlan,
     request: &TargetRequest<RestoreRequest>,
+    role: Option<&RequestedRole>,
     (program, asked): (&str, bool),
     out: &TerminalOutput,
 ) -> Vec<String> {
@@ -36,23 +53,37 @@ fn plan_lines(
         PlanOutcome::Unreachable(target) => page.push_unreachable(target),
     }
     page.push_commits();
+    if let Some(role) = role.filter(|_| plan.is_reachable()) {
+        page.push_paragraph("role", role.summary());
+    }
     for note in &plan.notes {
         page.push_paragraph("note", note);
     }
     if asked || !plan.is_reachable() {
-        page.push_next_command(&request.options);
+        page.push_next_command(&request.options, role.map_or("", |role| role.options.as_str()));
     }
     page.lines
 }
 
-/// Prints the plan.
+/// Prints the plan of a restore that is not of a whole server.
 pub(in crate::cli) fn print_plan(
     plan: &RestorePlan,
     request: &TargetRequest<RestoreRequest>,
     asked: (&str, bool),
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
-    plan_lines(plan, request, asked, out).iter().try_for_each(|line| out.print_line(line))
+    plan_lines(plan, request, None, asked, out).iter().try_for_each(|line| out.print_line(line))
+}
+
+/// Prints the plan of a server's restore.
+pub(in crate::cli) fn print_server_plan(
+    plan: &RestorePlan,
+    request: &TargetRequest<RestoreRequest>,
+    role: &RequestedRole,
+    asked: (&str, bool),
+    out: &TerminalOutput,
+) -> anyhow::Result<()> {
+    plan_lines(plan, request, Some(role), asked, out).iter().try_for_each(|line| out.print_line(line))
 }
 
 /// What an estimate is made from.
@@ -161,15 +192,19 @@ impl PlanPage<'_> {
         self.push_row("next commit", next);
     }
 
-    fn push_next_command(&mut self, options: &str) {
+    /// `options` name the target, `role` the role of the server. A standby has no target that `--start` waits for.
+    fn push_next_command(&mut self, options: &str, role: &str) {
         let (program, cluster) = (self.program, &self.plan.cluster);
-        let restore = |options: &str| format!("{program} restore postgres {cluster} --pgdata DIR {options}");
+        let restore = |options: &str| {
+            let words = [options, role].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
+            format!("{program} restore postgres {cluster} --pgdata DIR {words}").trim_end().to_owned()
+        };
         self.lines.push(String::new());
         match &self.plan.outcome {
             PlanOutcome::Target(_) | PlanOutcome::OtherPoint { .. } => {
                 self.lines.push("To do it:".to_owned());
-                let command = restore(options);
-                self.lines.push(format!("  {} --start", self.out.style(TextTone::Strong, command.trim_end())));
+                let start = if role.starts_with("--standby") { "" } else { " --start" };
+                self.lines.push(format!("  {}{start}", self.out.style(TextTone::Strong, restore(options))));
             }
             PlanOutcome::Refused { restore, .. } => {
                 // Any other reason for the refusal says what to do.

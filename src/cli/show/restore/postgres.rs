@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::cli::show::output::{TerminalOutput, TextTone, format_bytes, format_count, format_duration};
+use crate::cli::show::output::{
+    TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
+};
 use crate::cli::show::shell;
 use crate::postgres::restore::RestoredCluster;
 use crate::postgres::restore::plan::RestorePlanDocument;
+use crate::postgres::restore::server_role::ServerRole;
 use crate::postgres::restore::server_start::ReachedTarget;
 use crate::postgres::restore::target::RecoveryTargetAction;
 
@@ -28,6 +31,36 @@ pub(in crate::cli) fn print_placed(
     let kept = if delta { reused_bytes_note(restored) } else { String::new() };
     let (pgdata, took) = (restored.pgdata.display(), format_duration(took));
     out.print_line(format!("\nrestored {files}, {bytes}{kept}, into {pgdata} in {took}"))
+}
+
+/// Prints what the role of the server means, the settings that it needs, and what else the user should know.
+pub(in crate::cli) fn print_role(restored: &RestoredCluster, out: &TerminalOutput) -> anyhow::Result<()> {
+    let what = match restored.role {
+        ServerRole::Copy => "it is an isolated copy",
+        ServerRole::Takeover => "it takes over from its original",
+        ServerRole::Standby(_) => "it is a standby",
+    };
+    if restored.settings.is_empty() {
+        out.print_line(what)?;
+    } else {
+        out.print_line(format!("{what}; these settings in postgresql.auto.conf make it one:"))?;
+    }
+    for setting in &restored.settings {
+        let shown = setting.value.as_ref().map_or_else(|| "(as given)".to_owned(), |value| format!("'{value}'"));
+        let before = setting.before.as_ref().map_or_else(String::new, |before| format!(" (before: '{before}')"));
+        out.print_line(format!("  {} = {shown}", setting.name))?;
+        out.print_line(out.style(TextTone::Quiet, format!("    {}{before}", setting.effect)))?;
+    }
+    if restored.role == ServerRole::Copy && !restored.settings.is_empty() {
+        out.print_line("  to end the isolation: ALTER SYSTEM RESET each of them, then restart it")?;
+    }
+    let width = text_width().saturating_sub(4);
+    for note in &restored.notes {
+        for (nth, line) in wrap_text(note, width).iter().enumerate() {
+            out.print_line(format!("  {} {line}", if nth == 0 { "-" } else { " " }))?;
+        }
+    }
+    Ok(())
 }
 
 /// How much there was to do.
@@ -66,11 +99,12 @@ pub(in crate::cli) fn print_next_command(
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
     let pgdata = shell::quote_for_shell(&restored.pgdata.display().to_string());
-    let then = match action {
-        RecoveryTargetAction::Promote => "it replays WAL up to the target and then takes writes",
-        RecoveryTargetAction::Pause => "it replays WAL up to the target and pauses there",
-        RecoveryTargetAction::Shutdown => "it replays WAL up to the target and stops there",
+    let then = match (&restored.role, action) {
+        (ServerRole::Standby(_), _) => "it replays the archived WAL and then follows its primary",
+        (_, RecoveryTargetAction::Promote) => "it replays WAL up to the target and then takes writes",
+        (_, RecoveryTargetAction::Pause) => "it replays WAL up to the target and pauses there",
+        (_, RecoveryTargetAction::Shutdown) => "it replays WAL up to the target and stops there",
     };
     out.print_line(format!("start it with: pg_ctl -D {pgdata} start"))?;
-    out.print_line(out.style(TextTone::Quiet, format!("  {then}; it does not archive (archive_mode = off)")))
+    out.print_line(out.style(TextTone::Quiet, format!("  {then}")))
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use super::postgres::open_planner;
 use crate::base::restore_estimate::RestoreEstimator;
 use crate::cli::args::help;
+use crate::cli::args::role::{RequestedRole, SuccessorArgs};
 use crate::cli::args::target::calendar_time;
 use crate::cli::args::time::WrittenMoment;
 use crate::cli::context::CliContext;
@@ -25,6 +26,8 @@ use crate::joint::plan::{JointPlan, JointRequest};
 pub(in crate::cli) struct PlanAllArgs {
     #[command(flatten)]
     pub(in crate::cli) which: JointTargetArgs,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
@@ -50,14 +53,15 @@ pub(in crate::cli) async fn run(args: PlanAllArgs, around: &CliContext) -> anyho
     let config = around.read_config()?;
     let moment = around.read_moment("--target-time", &args.which.target_time)?;
     let plan = make_joint_plan(&config, (&args.which, &moment), None, around).await?;
+    let role = RequestedRole::successor(&args.successor);
     if args.json {
         let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
-        around.output.print_json(&JointRestoreJson::new(&plan, &estimator))?;
+        around.output.print_json(&JointRestoreJson::new(&plan, &estimator, &role))?;
     } else {
-        print_plan(&plan, &around.output)?;
+        print_plan(&plan, &role, &around.output)?;
         print_next_command(
             &plan,
-            (&args.which, &moment),
+            (&args.which, &moment, &role),
             &shell::shell_command_prefix(&config, around),
             &around.output,
         )?;
@@ -94,7 +98,7 @@ fn named_stores<'c>(
 /// How to carry out what was only asked for.
 fn print_next_command(
     plan: &JointPlan,
-    (which, moment): (&JointTargetArgs, &WrittenMoment),
+    (which, moment, role): (&JointTargetArgs, &WrittenMoment, &RequestedRole),
     program: &str,
     out: &TerminalOutput,
 ) -> anyhow::Result<()> {
@@ -107,6 +111,7 @@ fn print_next_command(
     words.extend(named);
     words.push(format!("--target-time {}", shell::quote_for_shell(&moment.lasting)));
     words.extend(which.nearest.then(|| "--nearest".to_owned()));
+    words.extend(Some(role.options.clone()).filter(|options| !options.is_empty()));
     out.print_line("\nTo do it:")?;
     out.print_line(format!("  {} --start", out.style(TextTone::Strong, words.join(" "))))
 }

@@ -7,18 +7,19 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::cli::args::help;
+use crate::cli::args::role::{RequestedRole, StandbyArgs, SuccessorArgs};
 use crate::cli::args::target::{PostgresTargetArgs, read_postgres_target};
 use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::output::{TextTone, format_count};
-use crate::cli::show::plan::postgres::print_plan;
+use crate::cli::show::plan::postgres::{PostgresPlanJson, print_server_plan};
 use crate::cli::show::shell;
 use crate::config::{ClusterConfig, Config};
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::restore::delta;
-use crate::postgres::restore::plan::{RestorePlan, RestorePlanDocument};
+use crate::postgres::restore::plan::RestorePlan;
 use crate::postgres::restore::planner::RestorePlanner;
 use crate::postgres::restore::target::RestoreRequest;
 
@@ -31,6 +32,10 @@ pub(in crate::cli) struct PlanPostgresArgs {
     pub(in crate::cli) cluster: Option<String>,
     #[command(flatten)]
     pub(in crate::cli) target: PostgresTargetArgs,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
+    #[command(flatten)]
+    pub(in crate::cli) standby: StandbyArgs,
     /// Where it would be restored to: also proves that there is room
     #[arg(long, value_name = "DIR")]
     pub(in crate::cli) pgdata: Option<PathBuf>,
@@ -43,15 +48,22 @@ pub(in crate::cli) async fn run(args: PlanPostgresArgs, around: &CliContext) -> 
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let target = read_postgres_target(&args.target, around)?;
+    let role = RequestedRole::read(&args.successor, &args.standby, &args.target)?;
     let (planner, mut plan) = make_plan(&config, cluster, &target.request, around).await?;
     if let Some(pgdata) = &args.pgdata {
         let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
         plan = planner.check_destination(plan, &pgdata)?;
     }
     if args.json {
-        around.output.print_json(&RestorePlanDocument::from(&plan))?;
+        around.output.print_json(&PostgresPlanJson::new(&plan, &role))?;
     } else {
-        print_plan(&plan, &target, (&shell::shell_command_prefix(&config, around), true), &around.output)?;
+        print_server_plan(
+            &plan,
+            &target,
+            &role,
+            (&shell::shell_command_prefix(&config, around), true),
+            &around.output,
+        )?;
         if let Some(pgdata) = &args.pgdata {
             let lines = lost_wal_warning(&config, planner.archive(), pgdata, around).await?;
             lines.iter().try_for_each(|line| around.output.print_line(line))?;

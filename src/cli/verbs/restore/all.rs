@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::postgres::{build_options, place_files};
+use super::postgres::{RestorePlaces, build_options, place_files};
 use super::redis::{find_destination, restore_and_check};
 use super::server::start_server;
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::cli::args::help;
+use crate::cli::args::role::{RequestedRole, SuccessorArgs};
 use crate::cli::args::target::{PostgresServerArgs, RedisServerArgs, TargetActionArg, target_action};
 use crate::cli::context::CliContext;
 use crate::cli::exit::CliExitCode;
@@ -41,6 +42,11 @@ pub(in crate::cli) struct RestoreAllArgs {
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
     pub(in crate::cli) tablespaces: Vec<String>,
+    /// Put PostgreSQL's pg_wal into DIR, an empty or new folder, and make it a link
+    #[arg(long, value_name = "DIR")]
+    pub(in crate::cli) waldir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
     /// Start PostgreSQL and wait until it is there; start a Redis on its files that nobody can reach, compare, and end
     /// it
     #[arg(long)]
@@ -62,17 +68,19 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
     let moment = around.read_moment("--target-time", &args.which.target_time)?;
     let plan = make_joint_plan(&config, (&args.which, &moment), Some(pgdata.clone()), around).await?;
     let estimator = RestoreEstimator::load(&config.state_dir, plan.instance_name());
+    let role = RequestedRole::successor(&args.successor);
     if !args.json {
-        print_plan(&plan, &around.output)?;
+        print_plan(&plan, &role, &around.output)?;
     }
     let Some(restores) = plan.restores() else {
         if args.json {
-            around.output.print_json(&JointRestoreJson::new(&plan, &estimator))?;
+            around.output.print_json(&JointRestoreJson::new(&plan, &estimator, &role))?;
         }
         return Ok(CliExitCode::Unreachable);
     };
     let action = target_action(args.target_action);
-    let options = build_options(&pgdata, &args.tablespaces, action, &config, plan.cluster_name())?;
+    let places = RestorePlaces { pgdata: &pgdata, waldir: args.waldir.as_deref(), tablespaces: &args.tablespaces };
+    let options = build_options(&places, action, &role, &config, plan.cluster_name())?;
     let redis_folder = (redis_dir.clone(), &args.redis_server);
     let route = restores.redis;
     let destination = find_destination(redis_folder, args.start, route, around).await?;
@@ -92,7 +100,7 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
         RestoreEstimator::record(&config.state_dir, plan.instance_name(), measured);
     }
     if args.json {
-        let report = JointRestoreJson::new(&plan, &estimator).with_restored(&restored, reached.as_ref(), &done);
+        let report = JointRestoreJson::new(&plan, &estimator, &role).with_restored(&restored, reached.as_ref(), &done);
         around.output.print_json(&report)?;
         return Ok(CliExitCode::Done);
     }
@@ -114,6 +122,7 @@ async fn restore_postgres(
     let took = around.clock.elapsed().saturating_sub(began);
     if !args.json {
         postgres::print_placed(&restored, false, took, &around.output)?;
+        postgres::print_role(&restored, &around.output)?;
     }
     if !args.start {
         if !args.json {

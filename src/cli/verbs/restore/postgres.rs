@@ -4,25 +4,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::selective::{self, SelectiveRestoreArgs, SelectiveRestoreCommand};
 use super::server::start_server;
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::cli::args::help;
+use crate::cli::args::role::{RequestedRole, StandbyArgs, SuccessorArgs};
 use crate::cli::args::target::{PostgresServerArgs, PostgresTargetArgs, read_postgres_target, target_action};
 use crate::cli::context::CliContext;
 use crate::cli::exit::{CliError, CliExitCode};
-use crate::cli::show::plan::postgres::print_plan;
+use crate::cli::show::plan::postgres::print_server_plan;
 use crate::cli::show::progress::ProgressDisplay;
-use crate::cli::show::restore::postgres::{PostgresRestoreJson, print_next_command, print_placed, print_reached};
+use crate::cli::show::restore::postgres::{
+    PostgresRestoreJson, print_next_command, print_placed, print_reached, print_role,
+};
 use crate::cli::show::shell;
 use crate::cli::verbs::plan::postgres::{lost_wal_warning, make_plan};
 use crate::config::Config;
 use crate::postgres::archive::Archive;
 use crate::postgres::restore::destination::Destination;
 use crate::postgres::restore::plan::{ProvedRestore, RestorePlanDocument};
-use crate::postgres::restore::recovery_settings::restore_command_line;
+use crate::postgres::restore::recovery_settings::{
+    recovery_end_command_line, restore_command_line, standby_restore_command_line,
+};
+use crate::postgres::restore::server_role::ServerRole;
 use crate::postgres::restore::target::RecoveryTargetAction;
 use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
 
@@ -48,9 +54,13 @@ pub(in crate::cli) struct RestorePostgresArgs {
     /// was not archived (plan --pgdata names it)
     #[arg(long, requires = "pgdata")]
     pub(in crate::cli) delta: bool,
-    /// Whether the restored server goes on archiving as it did when it was backed up
-    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
-    pub(in crate::cli) archive_mode: ArchiveModeAfterRestore,
+    /// Put pg_wal into DIR, an empty or new folder, and make it a link
+    #[arg(long, value_name = "DIR", requires = "pgdata")]
+    pub(in crate::cli) waldir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
+    #[command(flatten)]
+    pub(in crate::cli) standby: StandbyArgs,
     /// Start the server, wait until the target is reached, and say what was reached
     #[arg(long)]
     pub(in crate::cli) start: bool,
@@ -61,32 +71,28 @@ pub(in crate::cli) struct RestorePostgresArgs {
     pub(in crate::cli) json: bool,
 }
 
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(in crate::cli) enum ArchiveModeAfterRestore {
-    /// It does not: a copy that archives to its original's archive spoils it
-    #[default]
-    Off,
-    /// It does
-    Preserve,
-}
-
 pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {
     let config = around.read_config()?;
     let cluster = config.cluster(args.cluster.as_deref())?;
     let target = read_postgres_target(&args.target, around)?;
+    let role = read_role(&args)?;
     let Some(pgdata) = args.pgdata.clone() else {
         let command =
             SelectiveRestoreCommand { part: &args.single, target: &target, server: &args.server, json: args.json };
         return Box::pin(selective::run(&command, &config, cluster, around)).await;
     };
-    let (action, preserve) = (target_action(args.target.target_action), ArchiveModeAfterRestore::Preserve);
-    let options = RestoreOptions {
-        keep_archiving: args.archive_mode == preserve,
-        ..build_options(&pgdata, &args.tablespaces, action, &config, cluster.name.as_str())?
-    };
+    let action = target_action(args.target.target_action);
+    let places = RestorePlaces { pgdata: &pgdata, waldir: args.waldir.as_deref(), tablespaces: &args.tablespaces };
+    let options = build_options(&places, action, &role, &config, cluster.name.as_str())?;
     let (planner, plan) = make_plan(&config, cluster, &target.request, around).await?;
     if !args.json {
-        print_plan(&plan, &target, (&shell::shell_command_prefix(&config, around), false), &around.output)?;
+        print_server_plan(
+            &plan,
+            &target,
+            &role,
+            (&shell::shell_command_prefix(&config, around), false),
+            &around.output,
+        )?;
     }
     let document = RestorePlanDocument::from(&plan);
     let Some(proved) = plan.restore() else {
@@ -109,7 +115,7 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     let took = around.clock.elapsed().saturating_sub(began);
     if !args.json {
         print_placed(&restored, args.delta, took, &around.output)?;
-        restored.notes.iter().try_for_each(|note| around.output.print_line(format!("  {note}")))?;
+        print_role(&restored, &around.output)?;
     }
     let reached = if args.start {
         Some(start_server(&options.destination.pgdata, &args.server, proved, action, around).await?)
@@ -133,21 +139,53 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     Ok(CliExitCode::Done)
 }
 
-/// How a plan is carried out. The restored server does not archive.
+/// The role that is asked for. One that does not fit the rest of the command line is refused.
+fn read_role(args: &RestorePostgresArgs) -> Result<RequestedRole, CliError> {
+    let role = RequestedRole::read(&args.successor, &args.standby, &args.target)?;
+    if args.pgdata.is_none() && role != RequestedRole::default() {
+        return Err(CliError::usage(
+            "--standby, --takeover and --archive-mode are for a whole server: name its folder with --pgdata",
+        ));
+    }
+    if args.standby.standby && args.start {
+        return Err(CliError::usage(
+            "--start waits for a target, and a standby has none; start the standby with pg_ctl or its service",
+        ));
+    }
+    Ok(role)
+}
+
+/// Where the files of a restore go.
+pub(in crate::cli) struct RestorePlaces<'p> {
+    pub(in crate::cli) pgdata: &'p Path,
+    pub(in crate::cli) waldir: Option<&'p Path>,
+    /// `OLD=NEW`, once for each tablespace that is moved.
+    pub(in crate::cli) tablespaces: &'p [String],
+}
+
+/// How a plan is carried out.
 pub(in crate::cli) fn build_options(
-    pgdata: &Path,
-    tablespaces: &[String],
+    places: &RestorePlaces<'_>,
     action: RecoveryTargetAction,
+    role: &RequestedRole,
     config: &Config,
     cluster: &str,
 ) -> anyhow::Result<RestoreOptions> {
-    let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
+    let pgdata = std::path::absolute(places.pgdata).context("cannot tell where the data directory goes")?;
+    let waldir = places.waldir.map(std::path::absolute).transpose().context("cannot tell where pg_wal goes")?;
     let program = std::env::current_exe().context("cannot tell where the program itself is")?;
+    let restore_command = match &role.role {
+        ServerRole::Standby(_) => standby_restore_command_line(&program, &config.path, cluster),
+        ServerRole::Copy | ServerRole::Takeover => restore_command_line(&program, Some(&config.path), cluster),
+    };
     Ok(RestoreOptions {
-        destination: Destination { pgdata, mapping: parse_tablespace_mappings(tablespaces)? },
+        destination: Destination { pgdata, mapping: parse_tablespace_mappings(places.tablespaces)? },
         action,
-        restore_command: restore_command_line(&program, Some(&config.path), cluster),
-        keep_archiving: false,
+        waldir,
+        restore_command,
+        end_command: recovery_end_command_line(&program),
+        role: role.role.clone(),
+        keep_archiving: role.keep_archiving,
     })
 }
 

@@ -7,6 +7,7 @@ use anyhow::Context;
 use crate::cli::args::target::PostgresServerArgs;
 use crate::cli::context::CliContext;
 use crate::postgres::restore::plan::ProvedRestore;
+use crate::postgres::restore::recovery_end::remove_recovery_settings;
 use crate::postgres::restore::server_start::{ReachedTarget, ServerStart};
 use crate::postgres::restore::target::RecoveryTargetAction;
 
@@ -30,5 +31,10 @@ pub(in crate::cli) async fn start_server(
         options: args.server_options.iter().cloned().collect(),
     };
     let reached = start.run(proved, action, &around.clock).await;
-    reached.context("the files are restored, but the server did not get to its target")
+    let reached = reached.context("the files are restored, but the server did not get to its target")?;
+    if action == RecoveryTargetAction::Promote {
+        // The server has done this itself, unless its recovery_end_command failed.
+        remove_recovery_settings(pgdata).context("recovery has ended, but its settings are left")?;
+    }
+    Ok(reached)
 }

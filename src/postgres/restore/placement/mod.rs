@@ -161,7 +161,16 @@ impl Placement {
                 create_link(path, &link)?;
             }
         }
+        if let Some(waldir) = ground.waldir() {
+            ground.create_dir(waldir, mode)?;
+            let pg_wal = ground.pgdata().join("pg_wal");
+            // A link that exists was checked to lead there, perhaps by another path.
+            if !pg_wal.is_symlink() {
+                create_link(waldir, &pg_wal)?;
+            }
+        }
         let places = std::iter::once(ground.pgdata()).chain(ground.tablespaces().values().map(PathBuf::as_path));
+        let places = places.chain(ground.waldir());
         let filesystems = places.map(Filesystem::containing).collect::<Result<Vec<_>, _>>()?;
         let _only_once = self.filesystems.set(filesystems);
         for entry in entries {
@@ -293,8 +302,13 @@ impl Placement {
     /// [`PlacementError`].
     pub fn write_extra_file(&self, name: &str, bytes: &[u8]) -> Result<(), PlacementError> {
         let path = self.ground.pgdata().join(name);
-        durable::replace_file(&path, bytes, 0o600)?;
-        Ok(self.ground.set_mode_and_owner(&path, 0o600)?)
+        if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
+            self.ground.create_dir(dir, self.mode())?;
+        }
+        // As the data directory: readable by the group if that is (`initdb --allow-group-access`).
+        let mode = self.mode() & 0o640;
+        durable::replace_file(&path, bytes, mode)?;
+        Ok(self.ground.set_mode_and_owner(&path, mode)?)
     }
 
     /// A small text file of those that were placed; empty if there is none.
@@ -302,10 +316,18 @@ impl Placement {
     /// # Errors
     /// [`PlacementError`].
     pub fn read_placed(&self, name: &str) -> Result<String, PlacementError> {
+        Ok(String::from_utf8_lossy(&self.read_placed_bytes(name)?.unwrap_or_default()).into_owned())
+    }
+
+    /// A small file of those that were placed; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`PlacementError`].
+    pub fn read_placed_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, PlacementError> {
         let path = self.ground.pgdata().join(name);
         match fs::read(&path) {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_error("read", &path)(error).into()),
         }
     }
