@@ -261,10 +261,16 @@ impl KnownConfiguration {
         let (mode, command) = (self.value("archive_mode"), self.value("archive_command"));
         let is_unknown = self.auto.value("archive_mode").is_none() && self.elsewhere.may_set_more();
         let library = self.value("archive_library").filter(|library| !library.is_empty());
+        if is_unknown {
+            return mode.map_or_else(
+                || {
+                    "it archives if the part of its configuration that walkeep does not know has archive_mode = on"
+                        .into()
+                },
+                |mode| format!("postgresql.conf has archive_mode = {mode}; a file that it includes may change that"),
+            );
+        }
         match mode.map(str::to_ascii_lowercase).as_deref() {
-            _ if is_unknown => {
-                "it archives if its configuration outside the data directory has archive_mode = on".into()
-            }
             None | Some("off" | "false" | "no" | "0") => {
                 "it does not archive: its configuration has archive_mode = off".into()
             }
@@ -447,7 +453,8 @@ mod tests {
         assert!(shown(b"", Some("")).contains("it does not archive"), "off is the default");
         assert!(shown(b"", Some("archive_mode = on")).contains("archive_command is empty"));
         assert!(shown(b"", Some("archive_mode = always\narchive_command = 'x'")).contains("archive_mode = always"));
-        assert!(shown(b"", None).contains("outside the data directory"));
+        assert!(shown(b"", None).contains("walkeep does not know"));
+        assert!(shown(b"", Some("archive_mode = on\ninclude 'x'")).contains("may change that"));
         assert!(shown(b"archive_mode = 'on'", None).contains("it archives: archive_mode = on"));
     }
 
