@@ -196,11 +196,11 @@ pub(crate) const ONE_WORD_DOCS: usize = 102;
 /// same sentence.
 pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
-    ("says", "reports, prints, shows, returns", 296),
+    ("says", "reports, prints, shows, returns", 295),
     ("tells", "reports, prints, shows, returns", 40),
     ("is told", "is notified", 35),
     ("is said", "is reported", 24),
-    ("comes", "arrives, is received", 128),
+    ("comes", "arrives, is received", 127),
     ("came", "arrived, was received", 85),
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),
