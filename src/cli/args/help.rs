@@ -94,7 +94,10 @@ Examples:
 
 Every backup restores alone. One of PostgreSQL stores only what no earlier one
 has stored; one of Redis is taken as a replica gets it, walked while it comes,
-and stored only if it is whole. The label goes to standard output.";
+and stored only if it is whole. The label goes to standard output.
+
+A PostgreSQL backup with missing files or damaged pages is stored; the command
+names them and ends with 6.";
 
 pub(in crate::cli) const LIST_HELP: &str = "\
 Examples:

@@ -10,7 +10,7 @@ use crate::cli::context::CliContext;
 use crate::cli::exit::CliError;
 use crate::cli::show::shell;
 use crate::postgres::restore::target::{
-    RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
+    AcceptedDefects, RecoveryTarget, RecoveryTargetAction, RestoreRequest, TargetTimeline, parse_xid,
 };
 use crate::redis::archive::RedisTarget;
 use crate::redis::restore::plan::{RedisRestoreRequest, RequestedTarget};
@@ -51,6 +51,12 @@ pub(in crate::cli) struct PostgresTargetArgs {
     /// Take the nearest reachable point if the target itself cannot be reached
     #[arg(long)]
     pub(in crate::cli) nearest: bool,
+    /// Use a backup with damaged pages, too: those pages stay damaged
+    #[arg(long)]
+    pub(in crate::cli) accept_damaged_pages: bool,
+    /// Use a backup that lacks files, too: the tables in them cannot be read
+    #[arg(long)]
+    pub(in crate::cli) accept_missing_files: bool,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -140,7 +146,10 @@ pub(in crate::cli) fn read_postgres_target(
     };
     let timeline: TargetTimeline = args.target_timeline.parse().map_err(|why| usage("--target-timeline", &why))?;
     let request = RestoreRequest::new(target, args.target_exclusive).map_err(|why| CliError::usage(why.to_string()))?;
+    let accepted =
+        AcceptedDefects { damaged_pages: args.accept_damaged_pages, missing_files: args.accept_missing_files };
     let request = request.on_timeline(timeline).from_backup(args.backup.clone()).or_nearest(args.nearest);
+    let request = request.accepting(accepted);
     Ok(TargetRequest { request, options: postgres_options(args, time.map(|time| time.lasting)) })
 }
 
@@ -171,6 +180,8 @@ fn postgres_options(args: &PostgresTargetArgs, time: Option<String>) -> String {
     words.extend(args.target_exclusive.then(|| "--target-exclusive".to_owned()));
     words.extend(args.backup.as_ref().map(|label| format!("--backup {label}")));
     words.extend(args.nearest.then(|| "--nearest".to_owned()));
+    words.extend(args.accept_damaged_pages.then(|| "--accept-damaged-pages".to_owned()));
+    words.extend(args.accept_missing_files.then(|| "--accept-missing-files".to_owned()));
     words.join(" ")
 }
 

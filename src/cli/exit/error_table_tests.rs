@@ -339,7 +339,6 @@ fn errors_of_receiving_and_of_backups() {
         (BackupError::FileMissing("backup_label"), FAILED),
         (BackupError::UnusableFile { file: text(), why: text() }, FAILED),
         (BackupError::Promoted { from: timeline(), to: timeline() }, UNAVAILABLE),
-        (BackupError::DamagedPages { count: 1, file: text(), block: 1 }, INTEGRITY),
         (
             BackupError::WalMissing {
                 missing: segment(),
@@ -373,6 +372,8 @@ fn errors_of_a_postgresql_restore() {
     check([
         (RestoreError::UnknownBackup { label: text() }, NOT_FOUND),
         (RestoreError::UnknownTimeline { timeline: timeline() }, NOT_FOUND),
+        (RestoreError::DefectiveBackup { label: text(), defects: text(), options: text() }, INTEGRITY),
+        (RestoreError::AmbiguousName { name: text(), positions: vec![Lsn::MAX] }, USAGE),
         (RestoreError::EmptyArchive { cluster: text() }, NOT_FOUND),
         (RestoreError::Index(IndexError::Locked(path())), UNAVAILABLE),
         (RestoreError::Archive(archive_of(damaged())), INTEGRITY),

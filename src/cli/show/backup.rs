@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::cli::context::CliContext;
 use crate::cli::show::list::redis::ListedSnapshot;
 use crate::cli::show::output::{format_bytes, format_count, format_duration};
-use crate::postgres::archive::manifest::BackupSummary;
+use crate::postgres::archive::manifest::{BackupDefects, BackupSummary, DamagedPage};
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelineId;
 use crate::redis::archive::SnapshotManifest;
@@ -25,6 +25,28 @@ struct PostgresBackupJson<'r> {
     files: u64,
     logical_bytes: u64,
     stored_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defects: Option<DefectsJson<'r>>,
+}
+
+/// What is missing in a backup or damaged.
+#[derive(serde::Serialize)]
+struct DefectsJson<'r> {
+    missing_files: &'r [String],
+    missing_file_count: u64,
+    damaged_pages: &'r [DamagedPage],
+    damaged_page_count: u64,
+}
+
+impl<'r> DefectsJson<'r> {
+    fn of(defects: &'r BackupDefects) -> Option<DefectsJson<'r>> {
+        (!defects.is_empty()).then_some(DefectsJson {
+            missing_files: &defects.missing_files,
+            missing_file_count: defects.missing_file_count,
+            damaged_pages: &defects.damaged_pages,
+            damaged_page_count: defects.damaged_page_count,
+        })
+    }
 }
 
 pub(in crate::cli) fn print_backup(
@@ -44,6 +66,7 @@ pub(in crate::cli) fn print_backup(
             files: summary.files,
             logical_bytes: summary.logical_bytes,
             stored_bytes: summary.stored_bytes,
+            defects: DefectsJson::of(&summary.defects),
         });
     }
     let (files, bytes, stored) =

@@ -148,12 +148,17 @@ pub(in crate::cli) fn print_cluster(
     let bridged = |missing| gap(missing, &out.style(TextTone::Warning, "gap"), "; newer backups do without it");
     report.bridged.iter().try_for_each(bridged)?;
     for stranded in &report.stranded {
-        out.print_line(format!(
-            "  {}  {} in {} cannot become consistent: WAL that it needs is missing there",
-            out.style(TextTone::Bad, "useless"),
-            stranded.label,
-            stranded.repository,
-        ))?;
+        let (label, repository) = (&stranded.label, &stranded.repository);
+        out.print_line(match &stranded.defects {
+            None => format!(
+                "  {}  {label} in {repository} cannot become consistent: WAL that it needs is missing there",
+                out.style(TextTone::Bad, "useless")
+            ),
+            Some(defects) => format!(
+                "  {}  {label} in {repository} was not whole when it was taken: {defects}",
+                out.style(TextTone::Bad, "defect")
+            ),
+        })?;
     }
     if !report.is_whole() {
         let what = if report.lacking.len() == report.count_findings() {

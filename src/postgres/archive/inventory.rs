@@ -80,8 +80,11 @@ pub struct InventoryBackup {
     pub stored_bytes: u64,
     /// The server's version.
     pub server_version: String,
-    /// Whether the log it needs to become consistent is there.
+    /// Whether the log it needs to become consistent is there, and nothing of it is missing or damaged.
     pub restorable: bool,
+    /// What is missing in it or damaged, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defects: Option<String>,
 }
 
 /// A stretch of log, every point of which can be restored to.
@@ -382,6 +385,7 @@ fn inventory_backup(summary: &BackupSummary, restorable: bool) -> InventoryBacku
         stored_bytes: summary.stored_bytes,
         server_version: summary.server_version.clone(),
         restorable,
+        defects: (!summary.defects.is_empty()).then(|| summary.defects.to_string()),
     }
 }
 
@@ -429,7 +433,9 @@ fn windows_along(
     contents: &InventoryInput<'_>,
 ) -> Result<Vec<RecoveryWindow>, index::IndexError> {
     let on_path = |backup: &&BackupSummary| {
-        path.contains(backup.timeline, backup.start_lsn) && path.contains(backup.timeline, backup.stop_lsn)
+        backup.defects.is_empty()
+            && path.contains(backup.timeline, backup.start_lsn)
+            && path.contains(backup.timeline, backup.stop_lsn)
     };
     let mut backups: Vec<&BackupSummary> = contents.backups.iter().filter(on_path).collect();
     backups.sort_by_key(|backup| (backup.stop_lsn, backup.start_lsn));

@@ -73,19 +73,6 @@ pub enum BackupError {
         /// At the end.
         to: TimelineId,
     },
-    /// Pages with wrong checksums.
-    #[error(
-        "{count} pages have wrong checksums, among them page {block} of {file}; the server's data is damaged, and a backup of it would look good: \
-         find the relation with pg_filenode_relation and repair it, or restore an older backup"
-    )]
-    DamagedPages {
-        /// How many.
-        count: usize,
-        /// The first one's file.
-        file: String,
-        /// The first one.
-        block: u32,
-    },
     /// The WAL that the backup needs did not get into the archive.
     #[error(
         "segment {missing} is not in the archive {waited:?} after the backup ended at {stop}, and without it the \
@@ -147,9 +134,7 @@ impl HasKind for BackupError {
             BackupError::Archive(error) => error.kind(),
             BackupError::Ingest(error) => error.kind(),
             BackupError::Comparison(error) => error.kind(),
-            BackupError::DamagedPages { .. } | BackupError::BrokenWal { .. } | BackupError::Forked(_) => {
-                ErrorKind::Integrity
-            }
+            BackupError::BrokenWal { .. } | BackupError::Forked(_) => ErrorKind::Integrity,
             // The next backup begins on the new timeline, or stores the removed packs again.
             BackupError::Promoted { .. } | BackupError::PacksGone { .. } => ErrorKind::Unavailable,
             BackupError::Pack(_)

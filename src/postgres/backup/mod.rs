@@ -3,8 +3,9 @@
 //! The server sends archives ([`tar`]); files are cut in chunks ([`chunker`]), whose pages are checked
 //! ([`page_checksums`]) and which are hashed on all cores. A chunk that any older backup of the cluster has stored is
 //! only named; the others fill packs that are sealed and put away while reading goes on ([`packer`]). When the server
-//! is done, the archive must prove to have the WAL from the backup's start to its stop ([`required_wal`]). Only then is
-//! the manifest written, with a create-only put: it is what makes the backup one.
+//! is done, the archive must prove to have the WAL from the backup's start to its stop ([`required_wal`]). Files that
+//! the server left out ([`left_out`], [`completeness`]) and pages that are damaged ([`damaged_pages`]) are looked for,
+//! and the manifest names them. Only then is it written, with a create-only put: it is what makes the backup one.
 //!
 //! A crash at any step leaves no manifest, and at most packs that nothing names, which cleaning removes. Two backups at
 //! once are safe: packs have random names, and a chunk stored twice does no harm.
@@ -21,6 +22,9 @@ mod tar;
 mod packer;
 mod catalog_names;
 mod page_checksums;
+mod completeness;
+mod damaged_pages;
+mod left_out;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,23 +38,27 @@ pub use error::BackupError;
 pub use tar::TarError;
 
 use self::chunker::{Chunker, CutChunk, HashedChunk};
+use self::completeness::ExpectedFiles;
+use self::left_out::{LeftOut, TablespacePlace};
 use self::packer::{PackedChunks, Packer};
-use self::page_checksums::ChecksumRule;
+use self::page_checksums::{ChecksumRule, PageFindings};
 use self::required_wal::RequiredWal;
 use crate::base::pipeline::{OrderedStage, StageLostError, WorkerStage};
 use crate::base::units::parse_size;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{self, ChunkNamer, ChunkSubtreeHash};
-use crate::postgres::archive::manifest::{BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestTablespace};
+use crate::postgres::archive::manifest::{
+    BackupDefects, BackupSummary, DamagedPage, EntryContent, MANIFEST_FORMAT, Manifest, ManifestTablespace,
+};
 use crate::postgres::archive::name_list::NameList;
 use crate::postgres::format::backup_label::{BackupFrom, BackupLabel};
+use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::PgControl;
 use crate::postgres::format::segment::SegmentSize;
-use crate::postgres::sql::SqlSession;
 use crate::postgres::wire::conninfo::Conninfo;
 use crate::postgres::wire::{
     BaseBackup, BaseBackupEnd, BaseBackupEvent, BaseBackupOptions, BaseBackupStart, ReplicationConnection,
-    ServerCompression, SystemIdentity,
+    ServerCompression, ServerWarnings, SystemIdentity,
 };
 use crate::vault::SkippedRepositories;
 use crate::vault::repository::PutOutcome;
@@ -67,8 +75,6 @@ const SERVER_COMPRESSIONS: [ServerCompression; 2] = [ServerCompression::Lz4, Ser
 const NO_COMPRESSION_SQLSTATES: [&str; 3] = ["0A000", "42601", "22023"];
 /// Progress is told each time so many bytes have come.
 const PROGRESS_BYTES: u64 = 8 << 20;
-/// So many suspicious pages are asked for again; of more than that a damaged disk is the likelier reason.
-const MAX_SUSPECT_PAGES: usize = 1000;
 
 /// How to take a backup.
 #[derive(Clone, Debug)]
@@ -106,7 +112,8 @@ pub enum BackupProgress {
 }
 
 /// Takes a backup of the server and returns what a list will show of it. When this returns, the backup is durable in
-/// every repository, and the WAL it needs is, too. Dropped half-way it leaves nothing that looks like a backup.
+/// every repository, and the WAL it needs is, too. Dropped half-way it leaves nothing that looks like a backup. A
+/// backup that lacks files or has damaged pages is stored all the same: [`BackupSummary::defects`].
 ///
 /// # Errors
 /// [`BackupError`]; there is no backup then.
@@ -140,11 +147,12 @@ async fn take_backup_reporting(
     let mut connection = ReplicationConnection::connect(server).await?;
     let about = inspect_server(archive, &mut connection).await?;
     fork_refusal::refuse_fork(archive, server).await?;
-    let namer = ChunkNamer::for_current_key(archive.vault().protection());
     let skipped = Arc::new(archive.vault().skip_unreachable());
+    let namer = ChunkNamer::for_current_key(archive.vault().protection());
     let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id(), &skipped).await?;
     let store = Packer::new(archive, known, &skipped)?;
 
+    let expected = ExpectedFiles::ask(server).await;
     let hold = required_wal::hold_server_wal(server).await?;
     tell.send_replace(BackupProgress::Checkpoint);
     let stream = start_base_backup(connection, server, base_backup_options(options, about.started_at)).await?;
@@ -158,8 +166,7 @@ async fn take_backup_reporting(
     let (end, mut taken) = taking.read_stream(stream, &start, tell).await?;
     let finished_at = archive.vault().clock().now();
 
-    recheck_suspect_pages(server, rule, &mut taken).await?;
-    let summary = build_summary(&about, &start, end, finished_at, &taken)?;
+    let mut summary = build_summary(&about, &start, end, finished_at, &taken)?;
     tell.send_replace(BackupProgress::WaitingForWal);
     let needed = RequiredWal {
         timeline: start.timeline,
@@ -169,12 +176,17 @@ async fn take_backup_reporting(
         standby: summary.from_standby,
     };
     required_wal::require_archived(archive, server, &needed, options.wal_limit).await?;
+    let found = find_defects(archive, server, (expected, rule), &needed, (&start, &mut taken)).await?;
+    (summary.defects, summary.left_out, summary.torn_pages) = (found.defects, found.left_out, found.torn_pages);
     if let Some(hold) = hold {
         hold.close().await;
     }
     let names = names.await.map_err(|_gone| StageLostError)?;
     write_manifest(archive, summary, taken, names, &skipped).await
 }
+
+/// Pages with wrong checksums that are noted by name. With more of them the disk is gone, and a count is enough.
+const MAX_NOTED_PAGES: usize = 1 << 20;
 
 /// What is known of the server before anything is read.
 struct BackupSource {
@@ -201,7 +213,7 @@ async fn inspect_server(
         let segment = show_size(connection, "segment_size").await?;
         let segment_blocks = u32::try_from(segment.checked_div(block_size).unwrap_or(0)).unwrap_or(u32::MAX);
         let block_size = usize::try_from(block_size).unwrap_or(usize::MAX);
-        Some(ChecksumRule { block_size, segment_blocks, start: crate::postgres::format::lsn::Lsn::INVALID })
+        Some(ChecksumRule { block_size, segment_blocks, start: Lsn::INVALID })
     } else {
         None
     };
@@ -291,9 +303,35 @@ struct RunningBackup {
 #[derive(Default)]
 struct PageCounts {
     checked: u64,
-    torn: u64,
+    /// Pages that were being written, by their own word: file, block, and when it was last changed.
+    torn: Vec<(usize, u32, Lsn)>,
     /// File and block.
     suspect: Vec<(usize, u32)>,
+    /// Pages beyond [`MAX_NOTED_PAGES`].
+    unnoted: u64,
+}
+
+impl PageCounts {
+    fn add(&mut self, file: usize, found: &PageFindings) {
+        self.checked = self.checked.saturating_add(found.checked);
+        let noted = self.torn.len().saturating_add(self.suspect.len());
+        if noted >= MAX_NOTED_PAGES {
+            let more = found.torn.len().saturating_add(found.suspect.len());
+            self.unnoted = self.unnoted.saturating_add(more as u64);
+            return;
+        }
+        self.torn.extend(found.torn.iter().map(|(block, lsn)| (file, *block, *lsn)));
+        self.suspect.extend(found.suspect.iter().map(|block| (file, *block)));
+    }
+
+    /// Takes the pages that are in doubt. One that was changed after the backup's end was not read before it: its
+    /// header is damaged, too.
+    fn take_suspect(&mut self, stop: Lsn) -> Vec<(usize, u32)> {
+        let (torn, young): (Vec<_>, Vec<_>) = self.torn.drain(..).partition(|(.., lsn)| *lsn <= stop);
+        self.torn = torn;
+        self.suspect.extend(young.into_iter().map(|(file, block, _)| (file, block)));
+        std::mem::take(&mut self.suspect)
+    }
 }
 
 /// All that a manifest needs of the files and chunks.
@@ -302,6 +340,14 @@ struct BackupContents {
     stored: PackedChunks,
     pages: PageCounts,
     namer: Arc<ChunkNamer>,
+    warnings: ServerWarnings,
+}
+
+impl BackupContents {
+    fn path_of(&self, file: usize) -> String {
+        let entry = self.reader.files.get(file).and_then(|entry| self.reader.entries.get(*entry));
+        entry.map(|entry| entry.path.to_string_lossy().into_owned()).unwrap_or_default()
+    }
 }
 
 impl RunningBackup {
@@ -363,9 +409,10 @@ impl RunningBackup {
                 }
             }
             if let Some(end) = ended {
+                let warnings = stream.take_warnings();
                 stream.finish().await?.close().await;
                 reader.finish()?;
-                return Ok((end, BackupContents { reader, stored: store.finish().await?, pages, namer }));
+                return Ok((end, BackupContents { reader, stored: store.finish().await?, pages, namer, warnings }));
             }
         }
     }
@@ -380,9 +427,7 @@ async fn record_chunk(
     pages: &mut PageCounts,
 ) -> Result<(), BackupError> {
     let place = store.add_chunk(&hashed).await?;
-    pages.checked = pages.checked.saturating_add(hashed.pages.checked);
-    pages.torn = pages.torn.saturating_add(hashed.pages.torn);
-    pages.suspect.extend(hashed.pages.suspect.iter().map(|block| (hashed.file, *block)));
+    pages.add(hashed.file, &hashed.pages);
     if values.len() <= hashed.file {
         values.resize_with(hashed.file.saturating_add(1), Vec::new);
     }
@@ -399,44 +444,62 @@ async fn record_chunk(
     Ok(())
 }
 
-/// Pages whose checksums are wrong although they look old: asks the server whether they have been changed since the
-/// backup began. Then they were torn while being read, and replay puts them right; else the data is damaged.
-async fn recheck_suspect_pages(
+/// What was found out about a backup besides its files.
+#[derive(Default)]
+struct BackupFindings {
+    defects: BackupDefects,
+    left_out: Vec<String>,
+    torn_pages: u64,
+}
+
+/// What the server left out, and which pages are damaged. The archive has the backup's WAL by now.
+async fn find_defects(
+    archive: &Arc<Archive>,
     server: &Conninfo,
-    rule: Option<ChecksumRule>,
-    taken: &mut BackupContents,
-) -> Result<(), BackupError> {
-    let (Some(rule), Some((file, block))) = (rule, taken.pages.suspect.first().copied()) else { return Ok(()) };
-    let path = |file: usize| {
-        let entry = taken.reader.files.get(file).and_then(|entry| taken.reader.entries.get(*entry));
-        entry.map(|entry| entry.path.to_string_lossy().into_owned()).unwrap_or_default()
-    };
-    let damaged = |file, block, count| BackupError::DamagedPages { count, file: path(file), block };
-    let count = taken.pages.suspect.len();
-    if count > MAX_SUSPECT_PAGES {
-        return Err(damaged(file, block, count));
+    (expected, rule): (Option<ExpectedFiles>, Option<ChecksumRule>),
+    needed: &RequiredWal,
+    (start, taken): (&BaseBackupStart, &mut BackupContents),
+) -> Result<BackupFindings, BackupError> {
+    let places = start
+        .tablespaces
+        .iter()
+        .filter_map(|space| Some(TablespacePlace { oid: space.oid?, location: space.location.as_deref()? }));
+    let LeftOut { needed: mut missing, more, unneeded, other } =
+        LeftOut::read(&taken.warnings, &places.collect::<Vec<_>>());
+    for warning in other {
+        tracing::warn!(warning, "the server warned of this during the backup");
     }
-    let sql = match SqlSession::connect(server).await {
-        Ok(sql) => sql,
-        Err(error) => {
-            tracing::warn!(%error, "pages with wrong checksums cannot be looked at again");
-            return Err(damaged(file, block, count));
-        }
-    };
-    for (file, block) in &taken.pages.suspect {
-        match sql.page_lsn(&path(*file), rule.page_offset(*block)).await {
-            // Gone with its file or the file's end: replay removes it, too.
-            Ok(None) => {}
-            Ok(Some(lsn)) if lsn >= rule.start => {}
-            Ok(Some(_)) => return Err(damaged(*file, *block, count)),
-            Err(error) => {
-                tracing::warn!(%error, "pages with wrong checksums cannot be looked at again");
-                return Err(damaged(*file, *block, count));
-            }
-        }
+    for path in &unneeded {
+        tracing::warn!(
+            path,
+            "this is no plain file or directory, so the server left it out of the backup; keep a copy \
+            of what it points to"
+        );
     }
-    taken.pages.torn = taken.pages.torn.saturating_add(count as u64);
-    Ok(())
+    if let Some(expected) = expected {
+        let sent = taken.reader.entries.iter().filter_map(|entry| entry.path.to_str()).collect();
+        let unsent = expected.missing(server, &sent).await;
+        // A directory that is named stands for all that is in it.
+        let is_named = |file: &String| missing.iter().any(|named| is_within(file, named));
+        let unnamed: Vec<String> = unsent.into_iter().filter(|file| !is_named(file)).collect();
+        missing.extend(unnamed);
+    }
+    let suspect = taken.pages.take_suspect(needed.stop);
+    let count = suspect.len();
+    let damaged = match rule {
+        Some(rule) => {
+            let pages = suspect.into_iter().map(|(file, block)| DamagedPage { file: taken.path_of(file), block });
+            damaged_pages::damaged_pages(archive, server, rule, needed, pages.collect()).await?
+        }
+        None => Vec::new(),
+    };
+    let torn_pages = taken.pages.torn.len().saturating_add(count.saturating_sub(damaged.len())) as u64;
+    let defects = BackupDefects::new((missing, more), (damaged, taken.pages.unnoted));
+    Ok(BackupFindings { defects, left_out: unneeded, torn_pages })
+}
+
+fn is_within(file: &str, directory: &str) -> bool {
+    file == directory || file.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 fn build_summary(
@@ -484,8 +547,10 @@ fn build_summary(
         chunks: taken.stored.chunks.len() as u64,
         new_chunks: taken.stored.new_chunks,
         pages_checked: taken.pages.checked,
-        torn_pages: taken.pages.torn,
+        torn_pages: 0,
         naming_key: taken.namer.id(),
+        defects: BackupDefects::default(),
+        left_out: Vec::new(),
     })
 }
 
@@ -535,6 +600,7 @@ async fn write_manifest(
         let label = &summary.label;
         tracing::warn!(label, %error, "the backup is not in this repository; it is copied once the repository is back");
     }
-    tracing::info!(cluster = %archive.cluster(), label = summary.label, "backup complete");
+    let whole = summary.defects.is_empty();
+    tracing::info!(cluster = %archive.cluster(), label = summary.label, whole, "backup stored");
     Ok(summary)
 }

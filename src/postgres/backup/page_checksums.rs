@@ -4,7 +4,7 @@
 //! began may have been read half written, and replay puts it right from its full-page image; any other page must carry
 //! its checksum. Where the server finds a wrong one, it reads the page again: it may have been torn between an old
 //! first half, which says how old the page is, and a new second one. We can't do that in a stream, so such pages are
-//! gathered, and their age is asked for once more at the end.
+//! gathered, and judged at the end ([`super::damaged_pages`]).
 
 use bytes::Bytes;
 
@@ -27,8 +27,9 @@ pub(super) struct ChecksumRule {
 pub(super) struct PageFindings {
     /// Pages looked at.
     pub(super) checked: u64,
-    /// Pages that are wrong and younger than the backup's start.
-    pub(super) torn: u64,
+    /// Pages that are wrong and younger than the backup's start, by their own word: their numbers within the relation's
+    /// fork, and when they were last changed.
+    pub(super) torn: Vec<(u32, Lsn)>,
     /// Pages that are wrong and older: their numbers within the relation's fork.
     pub(super) suspect: Vec<u32>,
 }
@@ -73,7 +74,7 @@ impl ChecksumRule {
             return;
         }
         match page::lsn(page) {
-            Some(lsn) if lsn >= self.start => findings.torn = findings.torn.saturating_add(1),
+            Some(lsn) if lsn >= self.start => findings.torn.push((block, lsn)),
             _ => findings.suspect.push(block),
         }
     }
@@ -113,7 +114,7 @@ mod tests {
         content.extend_from_slice(&[1; 100]);
         content[8192 + 5000] ^= 1;
         content[2 * 8192 + 5000] ^= 1;
-        let expected = PageFindings { checked: 4, torn: 1, suspect: vec![11] };
+        let expected = PageFindings { checked: 4, torn: vec![(12, Lsn::new(0x6000))], suspect: vec![11] };
         for size in [8192, 512, 1000, 8191, 8193, 100_000] {
             let parts: Vec<Bytes> = content.chunks(size).map(Bytes::copy_from_slice).collect();
             assert_eq!(RULE.check_pages(&parts, 10), expected, "in parts of {size}");

@@ -53,10 +53,10 @@ impl RequiredWal {
         self.size.segment_of(Lsn::new(self.stop.get().saturating_sub(1))).max(self.first())
     }
 
-    fn segment_names(&self) -> impl Iterator<Item = SegmentName> {
+    pub(super) fn segment_names(&self) -> impl Iterator<Item = SegmentName> + use<> {
         let (timeline, size) = (self.timeline, self.size);
-        (self.first().get()..=self.last().get())
-            .filter_map(move |n| SegmentName::new(timeline, SegmentNo::new(n), size))
+        let numbers = self.first().get()..=self.last().get();
+        numbers.filter_map(move |n| SegmentName::new(timeline, SegmentNo::new(n), size))
     }
 
     const fn advice(&self) -> &'static str {

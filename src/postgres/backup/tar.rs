@@ -175,7 +175,7 @@ fn parse_header(header: &[u8], at: u64) -> Result<TarEntry, TarError> {
         _ => return Err(wrong("type")),
     };
     let mode = parse_number(field(100, 108)).and_then(|mode| u32::try_from(mode).ok()).ok_or(wrong("mode"))?;
-    let modified = parse_number(field(136, 148)).and_then(|time| i64::try_from(time).ok()).ok_or(wrong("mtime"))?;
+    let modified = parse_time(field(136, 148)).ok_or(wrong("mtime"))?;
     Ok(TarEntry { path, kind, mode: mode & 0o7777, modified })
 }
 
@@ -193,6 +193,21 @@ fn parse_number(field: &[u8]) -> Option<u64> {
             let fold = |sum: u64, digit: &u8| Some(sum.checked_mul(8)? | u64::from(digit & 7));
             if plain { digits.iter().try_fold(0_u64, fold) } else { None }
         }
+    }
+}
+
+/// A time, which may be before 1970. PostgreSQL writes that as the 64 bits of the negative number, after the marker of
+/// binary numbers and zeros (`print_tar_number`, which takes it for unsigned); GNU tar extends the sign instead.
+fn parse_time(field: &[u8]) -> Option<i64> {
+    match field.split_last_chunk::<8>()? {
+        (rest, last) if rest.first().is_some_and(|first| first & 0x80 != 0) => {
+            let value = i64::from_be_bytes(*last);
+            let (marker, padding) = rest.split_first()?;
+            let extended = *marker == 0xFF && value < 0 && padding.iter().all(|byte| *byte == 0xFF);
+            let plain = *marker == 0x80 && padding.iter().all(|byte| *byte == 0);
+            (extended || plain).then_some(value)
+        }
+        _ => parse_number(field).and_then(|time| i64::try_from(time).ok()),
     }
 }
 
@@ -267,6 +282,19 @@ mod tests {
         assert_eq!(super::parse_number(b"00000001750\0"), Some(1000));
         assert_eq!(super::parse_number(b"0000000175x\0"), None);
         assert_eq!(super::parse_number(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None, "beyond 64 bits");
+    }
+
+    /// As `print_tar_number` and as GNU tar write a time before 1970.
+    #[test]
+    fn times_before_1970_are_read() {
+        assert_eq!(super::parse_time(b"00000001750\0"), Some(1000));
+        for value in [-1, -86_400, i64::MIN] {
+            for front in [[0x80, 0, 0, 0], [0xFF; 4]] {
+                assert_eq!(super::parse_time(&[&front[..], &value.to_be_bytes()[..]].concat()), Some(value));
+            }
+        }
+        assert_eq!(super::parse_time(&[0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]), Some(1 << 40));
+        assert_eq!(super::parse_time(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None, "beyond 64 bits");
     }
 
     #[test]

@@ -261,19 +261,28 @@ impl HealthJudge<'_> {
     }
 
     fn judge_backups(&mut self, newest: Option<&inventory::InventoryBackup>) {
-        let stranded: Vec<&str> =
-            self.facts.overview.backups.iter().filter(|backup| !backup.restorable).map(|b| b.label.as_str()).collect();
+        let backups = &self.facts.overview.backups;
+        let last = backups.last().map(|backup| backup.label.as_str());
+        // What concerns the newest backup is bad: the next one will most likely be no better.
+        let level = |labels: &[&str]| match labels.last() == last.as_ref() {
+            true => FindingLevel::Bad,
+            false => FindingLevel::Warning,
+        };
+        let is_stranded = |backup: &&inventory::InventoryBackup| !backup.restorable && backup.defects.is_none();
+        let stranded: Vec<&str> = backups.iter().filter(is_stranded).map(|backup| backup.label.as_str()).collect();
         if !stranded.is_empty() {
-            let level = if stranded.last() == self.facts.overview.backups.last().map(|b| b.label.as_str()).as_ref() {
-                FindingLevel::Bad
-            } else {
-                FindingLevel::Warning
+            let text = format!("{} cannot be restored, because WAL is missing", stranded.join(", "));
+            self.add_finding(level(&stranded), "backup", text);
+        }
+        let defective: Vec<&str> =
+            backups.iter().filter(|one| one.defects.is_some()).map(|backup| backup.label.as_str()).collect();
+        let newest_defects = backups.iter().rev().find_map(|backup| backup.defects.as_ref());
+        if let Some(defects) = newest_defects {
+            let text = match defective.as_slice() {
+                [only] => format!("{only} is not whole: {defects}"),
+                several => format!("{} are not whole; of the newest of them, {defects}", several.join(", ")),
             };
-            self.add_finding(
-                level,
-                "backup",
-                format!("{} cannot be restored, because WAL is missing", stranded.join(", ")),
-            );
+            self.add_finding(level(&defective), "backup", text);
         }
         let Some(newest) = newest else {
             return self.add_finding(

@@ -36,6 +36,7 @@ fn facts() -> HealthFacts {
         stored_bytes: 1,
         server_version: "15.12".into(),
         restorable: true,
+        defects: None,
     };
     let window = RecoveryWindow {
         from_time: None,

@@ -72,11 +72,11 @@ pub trait ArchivedLog {
     /// What index or archive say.
     fn ending_of(&self, path: &TimelinePath, from: Lsn, xid: Xid) -> Result<Option<TransactionEnd>, RestoreError>;
 
-    /// The first restore point called `name` from `from` on.
+    /// The restore points called `name` from `from` on, in their order.
     ///
     /// # Errors
     /// What index or archive say.
-    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError>;
+    fn restore_points(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Vec<RecordSpan>, RestoreError>;
 
     /// The record by which what stands at `lsn` took effect: the end of its transaction, or the record itself where it
     /// belongs to none. `None` if no record starts there, or its transaction did not end.

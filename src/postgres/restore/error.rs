@@ -8,6 +8,7 @@ use crate::postgres::archive;
 use crate::postgres::archive::manifest::ManifestError;
 use crate::postgres::archive::reindex::ReindexError;
 use crate::postgres::format::backup_label::BackupLabelError;
+use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::index;
 use crate::vault;
@@ -20,6 +21,28 @@ pub enum RestoreError {
     UnknownBackup {
         /// What was asked for.
         label: String,
+    },
+    /// The backup that was named is not whole.
+    #[error("backup {label} is not whole: {defects}; to restore from it all the same, add {options}")]
+    DefectiveBackup {
+        /// The backup.
+        label: String,
+        /// What is wrong with it.
+        defects: String,
+        /// The options that accept it.
+        options: String,
+    },
+    /// Several restore points have the name.
+    #[error(
+        "{} restore points are called {name:?}, at {}; choose one by its position, for example with --target-lsn {}, \
+            or name a backup between them with --backup",
+        .positions.len(), positions_in_words(.positions), .positions.last().copied().unwrap_or(Lsn::INVALID)
+    )]
+    AmbiguousName {
+        /// Their name.
+        name: String,
+        /// Where they are.
+        positions: Vec<Lsn>,
     },
     /// A timeline that was named, or that a backup is on, has no history in the archive.
     #[error("the history of timeline {timeline} is not archived, so there is no telling what it descends from")]
@@ -65,6 +88,10 @@ pub enum RestoreError {
     WorkerLost,
 }
 
+fn positions_in_words(positions: &[Lsn]) -> String {
+    positions.iter().map(Lsn::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl From<vault::VaultError> for RestoreError {
     fn from(error: vault::VaultError) -> RestoreError {
         RestoreError::Archive(error.into())
@@ -77,9 +104,12 @@ impl HasKind for RestoreError {
             RestoreError::UnknownBackup { .. }
             | RestoreError::UnknownTimeline { .. }
             | RestoreError::EmptyArchive { .. } => ErrorKind::NotFound,
+            RestoreError::AmbiguousName { .. } => ErrorKind::Usage,
             RestoreError::Index(error) => error.kind(),
             RestoreError::Archive(error) => error.kind(),
-            RestoreError::Manifest { .. } | RestoreError::Label { .. } => ErrorKind::Integrity,
+            RestoreError::DefectiveBackup { .. } | RestoreError::Manifest { .. } | RestoreError::Label { .. } => {
+                ErrorKind::Integrity
+            }
             RestoreError::Place(error) => error.kind(),
             RestoreError::WorkerLost => ErrorKind::Failed,
         }

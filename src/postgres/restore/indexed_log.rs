@@ -34,9 +34,9 @@ impl<S: SegmentSource<Error = archive::ArchiveError>> ArchivedLog for WalLookup<
         Ok(WalLookup::ending_of(self, path, from, xid)?)
     }
 
-    fn restore_point(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError> {
-        let found = WalLookup::restore_point(self, path, from, name)?;
-        Ok(found.map(|event| RecordSpan { lsn: event.lsn, end: event.end_lsn }))
+    fn restore_points(&self, path: &TimelinePath, from: Lsn, name: &str) -> Result<Vec<RecordSpan>, RestoreError> {
+        let found = WalLookup::restore_points(self, path, from, name)?;
+        Ok(found.into_iter().map(|event| RecordSpan { lsn: event.lsn, end: event.end_lsn }).collect())
     }
 
     fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, RestoreError> {

@@ -43,6 +43,7 @@ use crate::postgres::archive::{Archive, inventory};
 use crate::postgres::format::backup_label::TablespaceMap;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::index::{IndexEntry, WalIndex};
+use crate::postgres::restore::target::AcceptedDefects;
 use crate::vault::VaultError;
 
 use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
@@ -74,7 +75,8 @@ pub async fn plan_restore(
         archive.vault().unreachable().map(|(name, error)| unreachable_note(name, &error)).collect();
     let (archive, gone) = reachable_archive(archive, index).await?;
     let archive = &archive;
-    let (bases, histories) = (plan_backups(archive).await?, inventory::timeline_histories(archive).await?);
+    let (usable, refused) = usable_backups(backup_summaries(archive).await?, &request)?;
+    let histories = inventory::timeline_histories(archive).await?;
     let growing = inventory::unfinished_segments(archive, index, spool, &histories).await?;
     let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
     let index = Arc::clone(index);
@@ -82,9 +84,18 @@ pub async fn plan_restore(
         let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
         let view = index.view_without(&cluster, &gone, laid_over)?;
         let facts = WalLookup::new(view, shelf.with_unfinished(growing.clone()));
+        let bases: Vec<PlanBackup> = usable.iter().map(plan_backup).collect();
         let input = PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts };
         let mut plan = plan::make_plan(input, &request)?;
         plan.notes.extend(unreachable);
+        if let (true, false, plan::PlanOutcome::Unreachable(target)) =
+            (usable.is_empty(), refused.is_empty(), &mut plan.outcome)
+        {
+            target.reason = "no backup is whole, and the options do not accept one that is not".to_owned();
+        }
+        let chosen = plan.restore().map(|restore| restore.backup.clone());
+        plan.notes.extend(usable.iter().filter(|one| Some(&one.label) == chosen.as_ref()).filter_map(defects_note));
+        plan.notes.extend(refused.iter().map(refused_backup_note));
         Ok(plan)
     })
     .await?
@@ -105,9 +116,25 @@ pub async fn backup_summaries(archive: &Archive) -> Result<Vec<BackupSummary>, R
     Ok(inventory::backup_summaries(archive).await?)
 }
 
-async fn plan_backups(archive: &Archive) -> Result<Vec<PlanBackup>, RestoreError> {
-    let base = |summary: BackupSummary| PlanBackup {
-        label: summary.label,
+/// The backups that the request lets a plan use, and those with defects that it does not accept.
+fn usable_backups(
+    summaries: Vec<BackupSummary>,
+    request: &RestoreRequest,
+) -> Result<(Vec<BackupSummary>, Vec<BackupSummary>), RestoreError> {
+    let (usable, refused): (Vec<_>, Vec<_>) =
+        summaries.into_iter().partition(|summary| request.accepted.cover(&summary.defects));
+    match refused.iter().find(|summary| request.backup.as_ref() == Some(&summary.label)) {
+        Some(BackupSummary { label, defects, .. }) => {
+            let options = AcceptedDefects::options_for(defects);
+            Err(RestoreError::DefectiveBackup { label: label.clone(), defects: defects.to_string(), options })
+        }
+        None => Ok((usable, refused)),
+    }
+}
+
+fn plan_backup(summary: &BackupSummary) -> PlanBackup {
+    PlanBackup {
+        label: summary.label.clone(),
         start: summary.start_lsn,
         start_timeline: summary.timeline,
         stop: summary.stop_lsn,
@@ -115,8 +142,19 @@ async fn plan_backups(archive: &Archive) -> Result<Vec<PlanBackup>, RestoreError
         started_at: PgTime::from_timestamp(summary.started_at),
         required: summary.required,
         logical_bytes: summary.logical_bytes,
-    };
-    Ok(backup_summaries(archive).await?.into_iter().map(base).collect())
+    }
+}
+
+/// The note in a plan about the backup that it uses, if that is not whole.
+fn defects_note(summary: &BackupSummary) -> Option<String> {
+    let BackupSummary { label, defects, .. } = summary;
+    (!defects.is_empty()).then(|| format!("backup {label} is not whole, and neither is what is restored: {defects}"))
+}
+
+fn refused_backup_note(summary: &BackupSummary) -> String {
+    let BackupSummary { label, defects, .. } = summary;
+    let options = AcceptedDefects::options_for(defects);
+    format!("backup {label} is not used, because it is not whole: {defects}; {options} accepts it")
 }
 
 /// How a plan is carried out.

@@ -107,8 +107,9 @@ pub(super) fn resolve_target(
             })
         }
         RecoveryTarget::Name(name) => {
-            let found = facts.restore_point(path, from, name)?;
-            found.map_or(ResolvedTarget::Absent, |record| before_or_after(record.lsn, record.end))
+            // PostgreSQL stops at the first one of the name. A plan refuses a name that more than one has.
+            let found = facts.restore_points(path, from, name)?;
+            found.first().map_or(ResolvedTarget::Absent, |record| before_or_after(record.lsn, record.end))
         }
     })
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::postgres::archive::manifest::BackupDefects;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::time::PgTime;
 use crate::postgres::format::timeline::TimelineId;
@@ -119,6 +120,34 @@ pub struct RestoreRequest {
     pub backup: Option<String>,
     /// Whether the newest point before the target will do where the target itself cannot be reached.
     pub nearest: bool,
+    /// Which backups that are not whole will do.
+    pub accepted: AcceptedDefects,
+}
+
+/// Defects of a backup that a restore accepts: without being told so, it uses whole backups only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AcceptedDefects {
+    /// Pages whose checksum is wrong.
+    pub damaged_pages: bool,
+    /// Files that the server left out of the backup.
+    pub missing_files: bool,
+}
+
+impl AcceptedDefects {
+    /// Whether a backup with these defects will do.
+    #[must_use]
+    pub const fn cover(self, defects: &BackupDefects) -> bool {
+        (self.damaged_pages || defects.damaged_page_count == 0)
+            && (self.missing_files || defects.missing_file_count == 0)
+    }
+
+    /// The options that accept a backup with these defects.
+    #[must_use]
+    pub fn options_for(defects: &BackupDefects) -> String {
+        let damaged = (defects.damaged_page_count > 0).then_some("--accept-damaged-pages");
+        let missing = (defects.missing_file_count > 0).then_some("--accept-missing-files");
+        damaged.into_iter().chain(missing).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// A wish that PostgreSQL has no meaning for.
@@ -152,14 +181,16 @@ impl RestoreRequest {
             RecoveryTarget::Xid(xid) if xid.get() < 3 => return Err(RestoreRequestError::Xid(*xid)),
             _ => {}
         }
-        Ok(RestoreRequest { target, exclusive, timeline: TargetTimeline::Latest, backup: None, nearest: false })
+        Ok(RestoreRequest { target, exclusive, ..RestoreRequest::at_time(PgTime::from_pg_micros(0)) })
     }
 
     /// The state at a time on the newest timeline, from the best backup.
     #[must_use]
     pub const fn at_time(time: PgTime) -> RestoreRequest {
         let target = RecoveryTarget::Time(time);
-        RestoreRequest { target, exclusive: false, timeline: TargetTimeline::Latest, backup: None, nearest: false }
+        let accepted = AcceptedDefects { damaged_pages: false, missing_files: false };
+        let timeline = TargetTimeline::Latest;
+        RestoreRequest { target, exclusive: false, timeline, backup: None, nearest: false, accepted }
     }
 
     /// The same along another timeline.
@@ -178,6 +209,12 @@ impl RestoreRequest {
     #[must_use]
     pub fn or_nearest(self, nearest: bool) -> RestoreRequest {
         RestoreRequest { nearest, ..self }
+    }
+
+    /// The same, from a backup with these defects, too.
+    #[must_use]
+    pub fn accepting(self, accepted: AcceptedDefects) -> RestoreRequest {
+        RestoreRequest { accepted, ..self }
     }
 
     /// What is wanted.

@@ -102,6 +102,9 @@ pub struct StrandedBackup {
     pub repository: String,
     /// The backup.
     pub label: String,
+    /// What of it is missing or damaged since it was taken; otherwise WAL that it needs is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defects: Option<String>,
 }
 
 impl VerifyReport {
@@ -317,9 +320,11 @@ impl VerifyTotals {
         let overview: ArchiveInventory = inventory::build_inventory(&self.log.view(&cluster)?, contents)?;
         let repository = &self.counts.repository;
         let stranded = overview.backups.iter().filter(|backup| !backup.restorable);
-        report.stranded.extend(
-            stranded.map(|backup| StrandedBackup { repository: repository.clone(), label: backup.label.clone() }),
-        );
+        report.stranded.extend(stranded.map(|backup| StrandedBackup {
+            repository: repository.clone(),
+            label: backup.label.clone(),
+            defects: backup.defects.clone(),
+        }));
         let gaps = if options.backup.is_some() { Vec::new() } else { overview.gaps };
         for wal in gaps {
             let is_bridged = is_bridged(&wal, &overview.backups);

@@ -172,7 +172,7 @@ async fn what_is_missing_is_a_gap_and_strands_the_backup_that_needs_it() {
     six.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let report = check(&archive).await;
     assert_eq!(report.gaps.iter().map(|gap| gap.wal.from_lsn.to_string()).collect::<Vec<_>>(), ["0/500000"]);
-    let stranded = StrandedBackup { repository: "place0".to_owned(), label: LABEL.to_owned() };
+    let stranded = StrandedBackup { repository: "place0".to_owned(), label: LABEL.to_owned(), defects: None };
     assert_eq!(report.stranded, std::slice::from_ref(&stranded));
     let one = VerifyOptions { backup: Some(LABEL.to_owned()) };
     let report = verify_cluster(&archive, &one, &VerifyProgress::default()).await.unwrap();
@@ -220,7 +220,7 @@ async fn what_one_of_two_repositories_lacks_is_named() {
     assert_eq!(lacking(&report), [format!("place1: backup {LABEL}")]);
     put_back(&[&manifest]);
     let report = check(&archive).await;
-    let stranded = StrandedBackup { repository: "place1".to_owned(), label: LABEL.to_owned() };
+    let stranded = StrandedBackup { repository: "place1".to_owned(), label: LABEL.to_owned(), defects: None };
     assert_eq!(report.stranded, [stranded], "the other repository has what it needs");
     put_back(&[&segment_key(4)]);
 
@@ -358,6 +358,7 @@ fn a_gap_is_bridged_by_a_backup_from_behind_it_if_it_was_recorded() {
         stored_bytes: 0,
         server_version: "15".into(),
         restorable,
+        defects: None,
     };
     let recorded = gap(Some(Timestamp::UNIX_EPOCH));
     assert!(is_bridged(&recorded, &[backup(0x100, true), backup(0x600, true)]));

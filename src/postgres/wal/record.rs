@@ -4,6 +4,7 @@
 use crate::postgres::format::lsn::Lsn;
 
 use super::byte_reader::ByteReader;
+use super::identifiers::RelFileLocator;
 use super::page::MajorVersion;
 
 /// Bytes of the fixed header (`SizeOfXLogRecord`).
@@ -114,6 +115,35 @@ impl<'a> WalRecord<'a> {
         )?;
         self.bytes.get(RECORD_HEADER_BYTES.checked_add(layout.main_at)?..)
     }
+
+    /// The pages that the record changes. `None` if the headers don't add up.
+    #[must_use]
+    pub fn pages(&self, major: MajorVersion) -> Option<Vec<ChangedPage>> {
+        let body = self.bytes.get(RECORD_HEADER_BYTES..)?;
+        let (mut pages, mut same) = (Vec::new(), None);
+        RecordLayout::parse_noting(body, body.len(), major, &mut |block| {
+            let file = block.file.or(same);
+            same = file;
+            if let Some(file) = file {
+                let restored = block.restores_page(major);
+                pages.push(ChangedPage { file, fork: block.flags & BlockHeader::FORK, block: block.number, restored });
+            }
+        })?;
+        Some(pages)
+    }
+}
+
+/// A page that a record changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChangedPage {
+    /// The relation's file.
+    pub file: RelFileLocator,
+    /// Which part of the relation (`ForkNumber`): 0 is the main one.
+    pub fork: u8,
+    /// The page's number in it.
+    pub block: u32,
+    /// Whether replay writes the whole page, whatever was in it: from an image, or because the record makes it new.
+    pub restored: bool,
 }
 
 /// Where in what follows a record's header the main data begins and how long it is.
@@ -127,6 +157,16 @@ impl RecordLayout {
     /// Walks the block headers at the front of `body`, which may be cut short after them; `full_len` is its length when
     /// whole.
     pub(super) fn parse(body: &[u8], full_len: usize, major: MajorVersion) -> Option<RecordLayout> {
+        RecordLayout::parse_noting(body, full_len, major, &mut |_| {})
+    }
+
+    #[inline]
+    fn parse_noting(
+        body: &[u8],
+        full_len: usize,
+        major: MajorVersion,
+        note: &mut impl FnMut(BlockHeader),
+    ) -> Option<RecordLayout> {
         let mut reader = ByteReader::new(body);
         let mut of_blocks = 0_usize;
         let mut main_len = 0_usize;
@@ -141,7 +181,9 @@ impl RecordLayout {
                 253 => drop(reader.u16()?),
                 252 => drop(reader.u32()?),
                 0..=32 => {
-                    of_blocks = of_blocks.checked_add(block_data_bytes(&mut reader, major)?)?;
+                    let block = BlockHeader::read(&mut reader, major)?;
+                    of_blocks = of_blocks.checked_add(block.data_bytes)?;
+                    note(block);
                     continue;
                 }
                 _ => return None,
@@ -156,31 +198,52 @@ impl RecordLayout {
     }
 }
 
-/// Reads one block reference after its id; answers how many bytes of image and data belong to it
-/// (`XLogRecordBlockHeader`).
-fn block_data_bytes(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<usize> {
+/// A block reference without its id (`XLogRecordBlockHeader`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct BlockHeader {
+    flags: u8,
+    /// How its image was made, if it has one (`bimg_info`).
+    image: u8,
+    /// Bytes of image and data that belong to it.
+    data_bytes: usize,
+    /// Its file; `None` if it is that of the reference before.
+    file: Option<RelFileLocator>,
+    number: u32,
+}
+
+impl BlockHeader {
+    const FORK: u8 = 0x0F;
     const HAS_IMAGE: u8 = 0x10;
+    const WILL_INIT: u8 = 0x40;
     const SAME_REL: u8 = 0x80;
     const IMAGE_HAS_HOLE: u8 = 0x01;
-    // Until 14 there was one way to compress an image; in 15 its flag's place went to BKPIMAGE_APPLY and three others
-    // came.
-    let compressed = if major <= MajorVersion::V14 { 0x02 } else { 0x1C };
 
-    let flags = reader.u8()?;
-    let mut len = usize::from(reader.u16()?);
-    if flags & HAS_IMAGE != 0 {
-        len = len.checked_add(usize::from(reader.u16()?))?;
-        reader.u16()?;
-        let image = reader.u8()?;
-        if image & compressed != 0 && image & IMAGE_HAS_HOLE != 0 {
+    fn read(reader: &mut ByteReader<'_>, major: MajorVersion) -> Option<BlockHeader> {
+        // Until 14 there was one way to compress an image; in 15 its flag's place went to BKPIMAGE_APPLY and three
+        // others came.
+        let compressed = if major <= MajorVersion::V14 { 0x02 } else { 0x1C };
+        let flags = reader.u8()?;
+        let (mut data_bytes, mut image) = (usize::from(reader.u16()?), 0);
+        if flags & Self::HAS_IMAGE != 0 {
+            data_bytes = data_bytes.checked_add(usize::from(reader.u16()?))?;
             reader.u16()?;
+            image = reader.u8()?;
+            if image & compressed != 0 && image & Self::IMAGE_HAS_HOLE != 0 {
+                reader.u16()?;
+            }
         }
+        let file = match flags & Self::SAME_REL {
+            0 => Some(RelFileLocator { tablespace: reader.u32()?, database: reader.u32()?, filenode: reader.u32()? }),
+            _ => None,
+        };
+        Some(BlockHeader { flags, image, data_bytes, file, number: reader.u32()? })
     }
-    if flags & SAME_REL == 0 {
-        reader.take_bytes(12)?;
+
+    /// Whether replay needs nothing of what was in the page (`BKPIMAGE_APPLY`, `BKPBLOCK_WILL_INIT`).
+    fn restores_page(&self, major: MajorVersion) -> bool {
+        let apply = if major <= MajorVersion::V14 { 0x04 } else { 0x02 };
+        self.flags & Self::WILL_INIT != 0 || (self.flags & Self::HAS_IMAGE != 0 && self.image & apply != 0)
     }
-    reader.u32()?;
-    Some(len)
 }
 
 /// The CRC-32C that belongs into a record's header: of the body first, then of the header's first twenty bytes

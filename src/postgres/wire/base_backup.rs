@@ -10,6 +10,7 @@ use super::connection::{ReplicationConnection, ResultRows};
 use super::decompress::StreamDecompressor;
 use super::error::ReplicationError;
 use super::message::{BackendMessage, BaseBackupMessage};
+use super::transport::ServerWarnings;
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::timeline::TimelineId;
 
@@ -216,6 +217,11 @@ impl BaseBackup {
                 (None, _) => {}
             }
         }
+    }
+
+    /// What the server has warned of so far. A file that it left out is among them.
+    pub fn take_warnings(&mut self) -> ServerWarnings {
+        self.connection.wire.take_warnings()
     }
 
     /// Waits until the server is ready for the next command.

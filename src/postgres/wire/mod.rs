@@ -31,5 +31,6 @@ pub use command::{BaseBackupOptions, ServerCompression, ServerVersion, SlotName,
 pub use connection::{ReplicationConnection, ReplicationSlot, SystemIdentity};
 pub use conninfo::{Conninfo, ConninfoError, LibpqEnvironment};
 pub use error::ReplicationError;
-pub use message::{KeepaliveMessage, XLogData};
+pub use message::{KeepaliveMessage, ServerError, XLogData};
 pub use physical_stream::{NextTimeline, PhysicalStream, StartedReplication, WalStreamEvent};
+pub use transport::ServerWarnings;

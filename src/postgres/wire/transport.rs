@@ -25,6 +25,19 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// or sync one, except `BASE_BACKUP`, which waits for a checkpoint ([`MessageTransport::read_message_within`]).
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Warnings of the server that are kept. A backup that the server warns of more often has lost more than a list can
+/// show; the rest is counted.
+const MAX_KEPT_WARNINGS: usize = 1000;
+
+/// What the server warned of while it answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerWarnings {
+    /// The first [`MAX_KEPT_WARNINGS`], in the order in which they were received.
+    pub kept: Vec<ServerError>,
+    /// How many more there were.
+    pub more: u64,
+}
+
 /// A connection's two directions.
 pub(super) struct MessageTransport {
     socket: Box<dyn PgSocket>,
@@ -33,6 +46,7 @@ pub(super) struct MessageTransport {
     pub(super) output: BytesMut,
     /// Which server, for messages.
     pub(super) peer: String,
+    warnings: ServerWarnings,
 }
 
 impl std::fmt::Debug for MessageTransport {
@@ -43,7 +57,8 @@ impl std::fmt::Debug for MessageTransport {
 
 impl MessageTransport {
     pub(super) fn new(socket: Box<dyn PgSocket>, peer: String) -> MessageTransport {
-        MessageTransport { socket, input: BytesMut::new(), output: BytesMut::new(), peer }
+        let (input, output, warnings) = (BytesMut::new(), BytesMut::new(), ServerWarnings::default());
+        MessageTransport { socket, input, output, peer, warnings }
     }
 
     /// The next frame. Cancel safe: what was read stays in the buffer.
@@ -84,12 +99,32 @@ impl MessageTransport {
     async fn wait_for_message(&mut self) -> Result<BackendMessage, ReplicationError> {
         loop {
             match BackendMessage::parse(self.read_frame().await?)? {
-                BackendMessage::Notice(notice) => log_notice(&notice),
+                BackendMessage::Notice(notice) => self.note(*notice),
                 BackendMessage::ParameterStatus { .. } => {}
                 BackendMessage::Error(error) if is_fatal(&error) => return Err(ReplicationError::from_server(*error)),
                 message => return Ok(message),
             }
         }
+    }
+
+    /// Logs a notice, and keeps it if it is a warning.
+    fn note(&mut self, notice: ServerError) {
+        let ServerError { severity, code, message, .. } = &notice;
+        tracing::debug!(severity, code, message, "the server says");
+        // The field that is never translated.
+        if severity != "WARNING" {
+            return;
+        }
+        if self.warnings.kept.len() < MAX_KEPT_WARNINGS {
+            self.warnings.kept.push(notice);
+        } else {
+            self.warnings.more = self.warnings.more.saturating_add(1);
+        }
+    }
+
+    /// What the server has warned of since the last time this was asked.
+    pub(super) fn take_warnings(&mut self) -> ServerWarnings {
+        std::mem::take(&mut self.warnings)
     }
 
     /// Reads on until the server waits for a command, after an error within one.
@@ -131,10 +166,6 @@ impl MessageTransport {
 /// After these the server ends the connection, so nothing more will come.
 fn is_fatal(error: &ServerError) -> bool {
     matches!(error.severity.as_str(), "FATAL" | "PANIC")
-}
-
-fn log_notice(notice: &ServerError) {
-    tracing::debug!(severity = notice.severity, code = notice.code, message = notice.message, "the server says");
 }
 
 #[cfg(test)]

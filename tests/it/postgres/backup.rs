@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walkeep::base::clock::SystemClock;
-use walkeep::base::error_kind::{ErrorKind, HasKind};
 use walkeep::postgres::archive::Archive;
 use walkeep::postgres::archive::chunks::{ChunkNamer, Pack, PackId, chunk_subtree_hash, file_hash, pack_binding};
 use walkeep::postgres::archive::manifest::{BackupSummary, EntryContent, Manifest};
@@ -23,11 +22,11 @@ use walkeep::vault::{RepositoryLocation, Vault, VaultSettings};
 
 use crate::support::{Cluster, Options, QUICK, Scratch, majors, scratch};
 
-fn server(cluster: &Cluster) -> Conninfo {
+pub(super) fn server(cluster: &Cluster) -> Conninfo {
     Conninfo::parse(&cluster.socket_conninfo(), &LibpqEnvironment::new()).unwrap()
 }
 
-async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
+pub(super) async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
     let settings = VaultSettings {
         places: vec![RepositoryLocation {
             name: "local".into(),
@@ -43,7 +42,7 @@ async fn archive(scratch: &Scratch, encrypted: bool) -> Arc<Archive> {
     Arc::new(Archive::new(Arc::new(vault), "main".parse().unwrap()))
 }
 
-async fn take(archive: &Arc<Archive>, cluster: &Cluster) -> BackupSummary {
+pub(super) async fn take(archive: &Arc<Archive>, cluster: &Cluster) -> BackupSummary {
     try_take(archive, cluster, Duration::from_secs(60)).await.unwrap()
 }
 
@@ -66,7 +65,7 @@ async fn manifest(archive: &Archive, label: &str) -> Manifest {
 }
 
 /// Puts a backup and its WAL back, ready to be started, and checks every hash on the way.
-async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str) -> std::path::PathBuf {
+pub(super) async fn put_back(archive: &Archive, label: &str, scratch: &Scratch, name: &str) -> std::path::PathBuf {
     let manifest = manifest(archive, label).await;
     let namer = ChunkNamer::for_epoch_key(archive.vault().protection(), manifest.summary.naming_key).unwrap();
     let mut packs: HashMap<PackId, Pack> = HashMap::new();
@@ -138,7 +137,7 @@ fn give_all(path: &Path) {
 }
 
 /// Starts what was put back; every table's content is read and every page's checksum verified by the server.
-fn started(major: u32, data: &Path) -> Cluster {
+pub(super) fn started(major: u32, data: &Path) -> Cluster {
     let mut restored = Cluster::adopt(major, data);
     restored.start_again();
     restored.wait_for("select not pg_is_in_recovery()");
@@ -259,23 +258,11 @@ async fn a_standby_is_backed_up_once_the_primary_ends_the_segment() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_page_is_found_and_another_cluster_refused() {
+async fn another_cluster_is_refused() {
     let scratch = Scratch::new();
-    let mut cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
-    cluster.sql("create table things as select i, md5(i::text) as text from generate_series(1, 20000) i");
+    let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     let archive = archive(&scratch, true).await;
     take(&archive, &cluster).await;
-
-    let file = cluster.data().join(cluster.sql("select pg_relation_filepath('things')"));
-    cluster.stop();
-    let mut content = fs::read(&file).unwrap();
-    content[5 * 8192 + 4000] ^= 1;
-    fs::write(&file, content).unwrap();
-    cluster.start_again();
-    let error = try_take(&archive, &cluster, Duration::from_secs(60)).await.unwrap_err();
-    assert!(matches!(&error, BackupError::DamagedPages { count: 1, block: 5, .. }), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Integrity);
-
     let other = Cluster::start(QUICK, Options::default().segment_size_mb(1));
     let error = try_take(&archive, &other, Duration::from_secs(60)).await.unwrap_err();
     assert!(matches!(error, BackupError::WrongCluster { .. }), "{error}");

@@ -145,10 +145,10 @@ fn every_search_finds_what_pg_waldump_reads() {
     let lookup = WalLookup::new(index.view(NAME).unwrap(), &wal);
     endings_are_found(&lookup, &oracle, wal.size, &mut random);
     records_are_found(&lookup, &oracle, &mut random);
-    let point = lookup.restore_point(&path, Lsn::INVALID, "halfway").unwrap().unwrap();
+    let point = lookup.restore_points(&path, Lsn::INVALID, "halfway").unwrap().remove(0);
     let expected = oracle.records.iter().find(|record| record.description.contains("halfway")).unwrap();
     assert_eq!(point.lsn.get(), expected.lsn);
-    assert_eq!(lookup.restore_point(&path, point.lsn.saturating_add(1), "halfway").unwrap(), None);
+    assert_eq!(lookup.restore_points(&path, point.lsn.saturating_add(1), "halfway").unwrap(), []);
     drop((lookup, view));
     forgets_and_recovers(index, &wal, &scratch, &mut random);
 }

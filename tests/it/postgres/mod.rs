@@ -38,6 +38,8 @@ mod archive_get;
 mod archive_get_faults;
 /// Base backups, put back by other code than the restore's.
 mod backup;
+/// Base backups of servers that leave files out or have damaged pages.
+mod backup_defects;
 /// The main job from end to end, on every major.
 pub(crate) mod end_to_end;
 /// Restores through the library: targets of every kind, timelines, tablespaces, and what cannot be reached.

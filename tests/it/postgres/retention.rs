@@ -87,8 +87,8 @@ impl ArchivedLog for Log {
         self.record_from(path, at)
     }
 
-    fn restore_point(&self, _: &TimelinePath, _: Lsn, _: &str) -> Result<Option<RecordSpan>, RestoreError> {
-        Ok(None)
+    fn restore_points(&self, _: &TimelinePath, _: Lsn, _: &str) -> Result<Vec<RecordSpan>, RestoreError> {
+        Ok(Vec::new())
     }
 
     fn record_from(&self, path: &TimelinePath, from: Lsn) -> Result<Option<RecordSpan>, RestoreError> {

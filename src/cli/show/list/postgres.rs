@@ -102,9 +102,9 @@ fn coverage_row(coverage: &RepositoryCoverage, out: &TerminalOutput) -> [String;
     ]
 }
 
-/// A sentence about one repository, broken to fit.
-fn print_remark(repository: &str, what: &str, detail: &str, out: &TerminalOutput) -> anyhow::Result<()> {
-    let lines = wrap_text(&format!("{repository} {what}: {detail}"), text_width().saturating_sub(4));
+/// A sentence about one repository or backup, broken to fit.
+fn print_remark(name: &str, what: &str, detail: &str, out: &TerminalOutput) -> anyhow::Result<()> {
+    let lines = wrap_text(&format!("{name} {what}: {detail}"), text_width().saturating_sub(4));
     lines.iter().enumerate().try_for_each(|(nth, line)| {
         let line = out.style(TextTone::Warning, line);
         out.print_line(format!("  {}{line}", if nth == 0 { "" } else { "  " }))
@@ -152,9 +152,16 @@ fn print_backups(backups: &[InventoryBackup], out: &TerminalOutput) -> anyhow::R
             .into_iter()
             .map(|[label, _, took, from, size, stored, whole]| [label, took, from, size, stored, whole])
             .collect();
-        return print_table(["label", ">took", "good from", ">size", ">stored", "whole"], &rows, out);
+        print_table(["label", ">took", "good from", ">size", ">stored", "whole"], &rows, out)?;
+    } else {
+        print_table(["label", "begun", ">took", "good from", ">size", ">stored", "whole"], &rows, out)?;
     }
-    print_table(["label", "begun", ">took", "good from", ">size", ">stored", "whole"], &rows, out)
+    for backup in backups {
+        if let Some(defects) = &backup.defects {
+            print_remark(&backup.label, "is not whole", defects, out)?;
+        }
+    }
+    Ok(())
 }
 
 fn duration_between(from: Timestamp, to: Timestamp) -> Duration {

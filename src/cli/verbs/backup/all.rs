@@ -30,7 +30,7 @@ pub(in crate::cli) async fn run(around: &CliContext) -> anyhow::Result<CliExitCo
             json: false,
         };
         let done = postgres::run(args, around).await;
-        done.map(drop).with_context(|| format!("{} was not backed up", cluster.name))
+        done.map(drop).with_context(|| format!("backup of {}", cluster.name))
     };
     let redis = async |instance: &InstanceConfig| {
         let args = BackupRedisArgs { instance: None, from_file: None, json: false };

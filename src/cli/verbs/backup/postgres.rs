@@ -11,7 +11,9 @@ use crate::cli::exit::{CliError, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::backup::print_backup;
 use crate::cli::show::progress::ProgressDisplay;
+use crate::postgres::archive::manifest::BackupDefects;
 use crate::postgres::backup::{self, BackupOptions, BackupProgress as Step};
+use crate::postgres::restore::target::AcceptedDefects;
 
 /// Of a PostgreSQL cluster
 #[derive(Args, Debug)]
@@ -65,5 +67,34 @@ pub(in crate::cli) async fn run(args: BackupPostgresArgs, around: &CliContext) -
     bar.finish();
     let summary = taken.with_context(|| format!("cannot take a backup of {}", cluster.name))?;
     print_backup(&summary, args.json, quiet, around)?;
-    Ok(CliExitCode::Done)
+    if summary.defects.is_empty() {
+        return Ok(CliExitCode::Done);
+    }
+    let message = format!(
+        "backup {} of {} is stored, but it is not whole: {}; {}",
+        summary.label,
+        cluster.name,
+        summary.defects,
+        remedy(&summary.defects)
+    );
+    Err(CliError { code: CliExitCode::Integrity, message }.into())
+}
+
+/// What to do about a backup that is not whole.
+fn remedy(defects: &BackupDefects) -> String {
+    let mut steps = Vec::new();
+    if defects.missing_file_count > 0 {
+        steps.push(
+            "the server leaves out symbolic links: with the server stopped, put the file or directory back in place \
+             of the link, and use a tablespace to move tables to another disk",
+        );
+    }
+    if defects.damaged_page_count > 0 {
+        steps.push(
+            "pg_amcheck and pg_filenode_relation() show which relations are damaged: restore them from an older \
+             backup, whose WAL restores their pages, too",
+        );
+    }
+    let options = AcceptedDefects::options_for(defects);
+    format!("{}; then take a backup again. A restore uses this one only with {options}", steps.join("; "))
 }

@@ -237,18 +237,18 @@ impl<'a, S: SegmentSource> WalLookup<'a, S> {
             .and_then(|stretch| MajorVersion::from_magic(stretch.summary.digest.page_magic)))
     }
 
-    /// The first restore point called `name` from `from` on.
+    /// The restore points called `name` from `from` on, in their order.
     ///
     /// # Errors
     /// What index or source say.
-    pub fn restore_point(
+    pub fn restore_points(
         &self,
         path: &TimelinePath,
         from: Lsn,
         name: &str,
-    ) -> Result<Option<WalEvent>, LookupError<S::Error>> {
-        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(None) };
-        Ok(along.restore_points(name, from)?.into_iter().next())
+    ) -> Result<Vec<WalEvent>, LookupError<S::Error>> {
+        let Some(along) = PathSearch::new(&self.view, path) else { return Ok(Vec::new()) };
+        Ok(along.restore_points(name, from)?)
     }
 
     /// The first record that starts at `from` or later, whatever it is. Looks into the segment's bytes.
@@ -478,8 +478,9 @@ mod tests {
                     events.into_iter().filter(move |event| event.lsn < to)
                 });
                 let named = |event: &crate::postgres::wal::event::WalEvent| matches!(&event.kind, WalEventKind::RestorePoint { name: found, .. } if *found == name);
-                let first = points.into_iter().find(named).map(|event| event.lsn);
-                prop_assert_eq!(lookup.restore_point(path, Lsn::INVALID, &name).unwrap().map(|event| event.lsn), first);
+                let all: Vec<Lsn> = points.into_iter().filter(named).map(|event| event.lsn).collect();
+                let found = lookup.restore_points(path, Lsn::INVALID, &name).unwrap();
+                prop_assert_eq!(found.iter().map(|event| event.lsn).collect::<Vec<_>>(), all);
             }
             if let Some((first, _)) = world.segments().first() {
                 let begin = first.segment.start(world.size);

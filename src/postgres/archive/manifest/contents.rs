@@ -1,5 +1,6 @@
 //! What a manifest consists of.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -71,6 +72,91 @@ pub struct BackupSummary {
     pub torn_pages: u64,
     /// The epoch key that names its chunks.
     pub naming_key: EpochKeyId,
+    /// What it lacks, or has damaged.
+    #[serde(default, skip_serializing_if = "BackupDefects::is_empty")]
+    pub defects: BackupDefects,
+    /// What the server left out that no restore needs, such as a configuration file that is a link: the paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}
+
+/// Files and pages that a manifest names as missing or damaged. More are counted.
+const MAX_LISTED_DEFECTS: usize = 1000;
+
+/// What is wrong with a backup that was stored all the same: a restore of it needs an option.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct BackupDefects {
+    /// Files and directories that the server has and did not send, sorted; the first [`MAX_LISTED_DEFECTS`].
+    pub missing_files: Vec<String>,
+    /// How many are missing, the listed ones among them.
+    pub missing_file_count: u64,
+    /// Pages whose checksum is wrong and which replay does not restore; the first [`MAX_LISTED_DEFECTS`].
+    pub damaged_pages: Vec<DamagedPage>,
+    /// How many are damaged, the listed ones among them.
+    pub damaged_page_count: u64,
+}
+
+/// A page whose checksum is wrong.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct DamagedPage {
+    /// Its file, relative to the data directory.
+    pub file: String,
+    /// Its number within the relation's fork.
+    pub block: u32,
+}
+
+impl BackupDefects {
+    /// Defects with these files missing and these pages damaged, and of either so many more that have no name.
+    #[must_use]
+    pub fn new(
+        (mut missing, more_missing): (Vec<String>, u64),
+        (mut damaged, more_damaged): (Vec<DamagedPage>, u64),
+    ) -> BackupDefects {
+        missing.sort_unstable();
+        missing.dedup();
+        damaged.sort_unstable();
+        let missing_file_count = (missing.len() as u64).saturating_add(more_missing);
+        let damaged_page_count = (damaged.len() as u64).saturating_add(more_damaged);
+        missing.truncate(MAX_LISTED_DEFECTS);
+        damaged.truncate(MAX_LISTED_DEFECTS);
+        BackupDefects { missing_files: missing, missing_file_count, damaged_pages: damaged, damaged_page_count }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.missing_file_count == 0 && self.damaged_page_count == 0
+    }
+}
+
+/// Names a message shows before it counts the rest.
+const SHOWN_DEFECTS: usize = 5;
+
+impl fmt::Display for BackupDefects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = |count: u64, named: usize| match count.saturating_sub(named as u64) {
+            0 => String::new(),
+            rest => format!(", and {rest} more"),
+        };
+        if self.missing_file_count > 0 {
+            let named: Vec<&str> = self.missing_files.iter().take(SHOWN_DEFECTS).map(String::as_str).collect();
+            let more = more(self.missing_file_count, named.len());
+            write!(f, "{} missing: {}{more}", count(self.missing_file_count, "file"), named.join(", "))?;
+        }
+        if self.damaged_page_count > 0 {
+            let separator = if self.missing_file_count > 0 { "; " } else { "" };
+            let page = |page: &DamagedPage| format!("block {} of {}", page.block, page.file);
+            let named: Vec<String> = self.damaged_pages.iter().take(SHOWN_DEFECTS).map(page).collect();
+            let (count, more) = (count(self.damaged_page_count, "page"), more(self.damaged_page_count, named.len()));
+            write!(f, "{separator}{count} damaged: {}{more}", named.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn count(number: u64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun} is") } else { format!("{number} {noun}s are") }
 }
 
 /// A tablespace that lies outside the data directory, or in its `pg_tblspc`.

@@ -13,7 +13,8 @@ mod contents;
 #[doc(hidden)]
 pub use codec::fuzz;
 pub use contents::{
-    BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestEntry, ManifestError, ManifestTablespace,
+    BackupDefects, BackupSummary, DamagedPage, EntryContent, MANIFEST_FORMAT, Manifest, ManifestEntry, ManifestError,
+    ManifestTablespace,
 };
 
 pub use super::chunks::ManifestChunk;

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::codec::FUZZ_SUMMARY;
-use super::{BackupSummary, EntryContent, Manifest, ManifestChunk, ManifestEntry, ManifestError, fuzz};
+use super::{
+    BackupDefects, BackupSummary, DamagedPage, EntryContent, Manifest, ManifestChunk, ManifestEntry, ManifestError,
+    fuzz,
+};
 use crate::postgres::archive::chunks::{ChunkName, PackId};
 
 fn summary() -> BackupSummary {
@@ -50,6 +53,26 @@ fn reads_what_it_wrote() {
     manifest.tablespace_map = None;
     assert_eq!(Manifest::from_bytes(summary(), &manifest.to_bytes()).unwrap(), manifest);
     assert_eq!(BackupSummary::from_bytes(&summary().to_bytes()).unwrap(), summary());
+}
+
+#[test]
+fn defects_are_named_up_to_a_limit_and_old_readers_overlook_them() {
+    assert!(!String::from_utf8(summary().to_bytes()).unwrap().contains("defects"), "whole, as it always was");
+    let page = |block| DamagedPage { file: "base/5/16384".into(), block };
+    let missing = ["base/5/3", "base/5/2", "base/5/3"].map(str::to_owned).to_vec();
+    let defects = BackupDefects::new((missing, 4), ((0..1500).rev().map(page).collect(), 0));
+    assert_eq!(defects.missing_files, ["base/5/2", "base/5/3"]);
+    assert_eq!((defects.missing_file_count, defects.damaged_page_count), (6, 1500));
+    assert_eq!((defects.damaged_pages.len(), &defects.damaged_pages[0]), (1000, &page(0)));
+    let shown = defects.to_string();
+    assert!(shown.starts_with("6 files are missing: base/5/2, base/5/3, and 4 more; 1500 pages are damaged: block 0"));
+    assert!(shown.ends_with("block 4 of base/5/16384, and 1495 more"), "{shown}");
+    let with = BackupSummary { defects, left_out: vec!["pg_hba.conf".into()], ..summary() };
+    assert_eq!(BackupSummary::from_bytes(&with.to_bytes()).unwrap(), with);
+    assert_eq!(
+        BackupDefects::new((vec!["a".into()], 0), (vec![page(1)], 0)).to_string(),
+        "1 file is missing: a; 1 page is damaged: block 1 of base/5/16384"
+    );
 }
 
 #[test]

@@ -15,7 +15,8 @@ use crate::postgres::archive::chunks::{
     CHUNK_BYTES, ChunkNamer, ChunkSubtreeHash, PackBuilder, PackId, chunk_subtree_hash, file_hash, pack_binding,
 };
 use crate::postgres::archive::manifest::{
-    BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestChunk, ManifestEntry, ManifestTablespace,
+    BackupDefects, BackupSummary, EntryContent, MANIFEST_FORMAT, Manifest, ManifestChunk, ManifestEntry,
+    ManifestTablespace,
 };
 use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::pg_control::{PgControl, RequiredSettings};
@@ -76,6 +77,8 @@ fn summary(tablespaces: Vec<ManifestTablespace>, namer: &ChunkNamer, logical_byt
         pages_checked: 0,
         torn_pages: 0,
         naming_key: namer.id(),
+        defects: BackupDefects::default(),
+        left_out: Vec::new(),
     }
 }
 

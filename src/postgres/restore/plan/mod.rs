@@ -43,6 +43,7 @@ const LOOK_BACK_SEGMENTS: u64 = 2;
 /// error but a plan that says so.
 pub fn make_plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<RestorePlan, RestoreError> {
     let candidates = backup_candidates(world, request)?;
+    refuse_ambiguous_name(world, request, &candidates)?;
     let (outcome, path) = match prove_first(world, request, &candidates)? {
         Ok(proof) => (PlanOutcome::Target(proved_restore(world, &proof)?), proof.candidate.path.clone()),
         Err(failure) => match nearest_before(world, &failure, &candidates)? {
@@ -88,6 +89,22 @@ fn backup_candidates<'a>(
     }
     found.sort_by(|a, b| b.base.stop.cmp(&a.base.stop).then_with(|| b.base.label.cmp(&a.base.label)));
     Ok(found)
+}
+
+/// Refuses the name of several restore points. PostgreSQL stops at the first that it replays, so which one is meant
+/// would depend on the backup: the newest that fits, which the user did not choose.
+fn refuse_ambiguous_name(
+    world: PlanInput<'_>,
+    request: &RestoreRequest,
+    candidates: &[BackupCandidate<'_>],
+) -> Result<(), RestoreError> {
+    let (RecoveryTarget::Name(name), Some(oldest)) = (request.target(), candidates.last()) else { return Ok(()) };
+    let points = world.facts.restore_points(&oldest.path, oldest.base.stop, name)?;
+    if points.len() < 2 {
+        return Ok(());
+    }
+    let positions = points.iter().map(|point| point.lsn).collect();
+    Err(RestoreError::AmbiguousName { name: name.clone(), positions })
 }
 
 /// Tries the backups, newest first, and proves the first from which PostgreSQL would stop at a consistent point.

@@ -79,9 +79,9 @@ impl ArchivedLog for Log {
         Ok(self.endings(from).find(|ending| ending.xid == xid))
     }
 
-    fn restore_point(&self, _: &TimelinePath, from: Lsn, name: &str) -> Result<Option<RecordSpan>, RestoreError> {
+    fn restore_points(&self, _: &TimelinePath, from: Lsn, name: &str) -> Result<Vec<RecordSpan>, RestoreError> {
         let point = |what: &What| matches!(what, What::Point(found) if *found == name);
-        Ok(self.records.iter().find(|(lsn, what)| *lsn >= from && point(what)).map(|(lsn, _)| span(*lsn)))
+        Ok(self.records.iter().filter(|(lsn, what)| *lsn >= from && point(what)).map(|(lsn, _)| span(*lsn)).collect())
     }
 
     fn effect_of(&self, path: &TimelinePath, lsn: Lsn) -> Result<Option<RecordSpan>, RestoreError> {
@@ -341,6 +341,12 @@ fn transactions_names_and_positions_stop_at_their_record() {
     let inclusive = ask(&log, &bases, RecoveryTarget::Xid(Xid::new(12)), false);
     assert_eq!(inclusive.commits().last.unwrap().xid, Xid::new(12));
     assert_eq!(inclusive.commits().next.unwrap().xid, Xid::new(13));
+    let mut twice = busy();
+    twice.records.push((at(9), What::Point("p")));
+    let request = RestoreRequest::new(RecoveryTarget::Name("p".into()), false).unwrap();
+    let world = PlanInput { cluster: "main", bases: &bases, histories: &[], facts: &twice };
+    let error = make_plan(world, &request).unwrap_err();
+    assert!(matches!(&error, RestoreError::AmbiguousName { positions, .. } if positions.len() == 2), "{error}");
     for (target, reason) in [
         (RecoveryTarget::Xid(Xid::new(99)), "did not end"),
         (RecoveryTarget::Name("q".into()), "is not in the archived log"),
