@@ -108,6 +108,15 @@ fn dispatch(command: CliCommand, around: &CliContext) -> anyhow::Result<u8> {
         CliCommand::Backup(BackupArgs { of: BackupCommand::All }) => {
             run_multi_threaded(verbs::backup::all::run(around))?
         }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Keep(args) }) => {
+            run_single_threaded(verbs::backup::single::keep(args, around))?
+        }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Unkeep(args) }) => {
+            run_single_threaded(verbs::backup::single::unkeep(args, around))?
+        }
+        CliCommand::Backup(BackupArgs { of: BackupCommand::Delete(args) }) => {
+            run_multi_threaded(verbs::backup::single::delete(args, around))?
+        }
         CliCommand::List(args) => run_multi_threaded(list::run(args, around))?,
         CliCommand::Log(args) => run_multi_threaded(log::run(args, around))?,
         CliCommand::Health(args) => run_multi_threaded(health::run(args, around))?,

@@ -20,10 +20,15 @@ pub struct RepositoryConfig {
     pub url: Url,
     /// How far back every moment stays restorable; for ever if not given.
     pub retention: Option<SignedDuration>,
+    /// How many backups that can be restored stay at least; 1 if not given.
+    pub minimum_backups: usize,
     /// Credentials and endpoint from the file, under the names `object_store` gives them. The environment's are not
     /// among them.
     pub settings: BTreeMap<String, Secret>,
 }
+
+/// More than a backup every hour for a year leaves.
+const MAX_MINIMUM_BACKUPS: usize = 10_000;
 
 /// A setting of a store: its name here, and its name in `object_store`.
 type StoreSetting = (&'static str, &'static str);
@@ -59,13 +64,15 @@ impl RepositoryConfig {
             .map_or("file".to_owned(), |url| url.scheme().to_owned());
         let settings =
             SCHEMES.iter().find(|(known, _)| *known == scheme).map_or(&[] as &[StoreSetting], |(_, all)| all);
-        let known: Vec<&str> = ["url", "retention"].into_iter().chain(settings.iter().map(|(here, _)| *here)).collect();
+        let known: Vec<&str> =
+            ["url", "retention", "minimum-backups"].into_iter().chain(settings.iter().map(|(here, _)| *here)).collect();
         let section = ConfigSection::open(source, heading, child.value, &known)?;
         let Some(url) = section.parsed("url", parse_repository_url)? else {
             let message = format!("{} has no url; add url = \"file:///var/lib/walkeep/repository\"", section.name());
             return Err(section.error("url", message));
         };
         let retention = section.parsed("retention", value_syntax::parse_duration)?;
+        let minimum_backups = section.count("minimum-backups", 1..=MAX_MINIMUM_BACKUPS)?.unwrap_or(1);
         let mut stated = BTreeMap::new();
         for (here, there) in settings {
             let value = match *here {
@@ -76,7 +83,7 @@ impl RepositoryConfig {
                 stated.insert((*there).to_owned(), Secret::new(value));
             }
         }
-        Ok(RepositoryConfig { name: name.to_string(), url, retention, settings: stated })
+        Ok(RepositoryConfig { name: name.to_string(), url, retention, minimum_backups, settings: stated })
     }
 }
 

@@ -32,6 +32,7 @@ retention = "30d"
 [repository.offsite]
 url = "s3://backups/production"
 retention = "90d"
+minimum-backups = 3
 
 [encryption]
 key-file = "/etc/walkeep/key"             # or key-env, or key-command
@@ -55,6 +56,7 @@ listen = "127.0.0.1:9187"
     .unwrap();
     let names: Vec<&str> = config.repositories.iter().map(|repository| repository.name.as_str()).collect();
     assert_eq!(names, ["local", "offsite"]);
+    assert_eq!(config.repositories.iter().map(|one| one.minimum_backups).collect::<Vec<_>>(), [1, 3]);
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/walkeep"));
     assert_eq!(config.key, Some(KeySource::File(PathBuf::from("/etc/walkeep/key"))));
     let cluster = config.cluster(None).unwrap();
@@ -136,7 +138,7 @@ const WRONG: [(&str, &str); 40] = [
     ("[repository.two]\nurl = \"s3://b\"\nallow-http = \"yes\"\n", "7: allow-http must be true or false, not a string"),
     (
         "[repository.two]\nurl = \"gs://b\"\nregion = \"x\"\n",
-        "7: [repository.two] has no key \"region\"; it has url, retention, service-account",
+        "7: [repository.two] has no key \"region\"; it has url, retention, minimum-backups, service-account",
     ),
     ("[compression]\nlevel = \"fast\"\n", "6: level is \"auto\" or a number without quotes, like 3"),
     (

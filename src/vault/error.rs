@@ -118,6 +118,28 @@ pub enum VaultError {
         /// What was in the way.
         why: String,
     },
+    /// A backup could not renew its mark, so a cleanup may have taken it for dead.
+    #[error(
+        "repository {name}: the backup could not renew its mark in running/ for half an hour, so a cleanup may have \
+            removed what it needs; take the backup again"
+    )]
+    MarkExpired {
+        /// The repository's name in the configuration.
+        name: String,
+    },
+    /// Objects that a backup needs are no longer there.
+    #[error(
+        "repository {name}: {count} objects that the backup has put or used again are no longer there, such as \
+            {example}; find out what removes them, and take the backup again"
+    )]
+    ObjectsGone {
+        /// The repository's name in the configuration.
+        name: String,
+        /// How many.
+        count: usize,
+        /// The first one.
+        example: String,
+    },
     /// No repository is configured.
     #[error("no repository is configured; add a section [repository.NAME] with a url")]
     NoRepository,
@@ -138,7 +160,11 @@ impl HasKind for VaultError {
             VaultError::KeyNotConfigured { .. } | VaultError::SameRepository { .. } | VaultError::NoRepository => {
                 ErrorKind::Usage
             }
-            VaultError::NotAllAnswered { .. } | VaultError::HeldOff { .. } => ErrorKind::Unavailable,
+            // The next backup puts the objects again.
+            VaultError::NotAllAnswered { .. }
+            | VaultError::HeldOff { .. }
+            | VaultError::MarkExpired { .. }
+            | VaultError::ObjectsGone { .. } => ErrorKind::Unavailable,
             VaultError::Spool(error) => error.kind(),
             VaultError::Seal(_) | VaultError::Vanished { .. } | VaultError::WorkerLost => ErrorKind::Failed,
         }

@@ -19,6 +19,7 @@ pub(crate) mod testing;
 mod key_objects;
 mod opened_ids;
 pub mod retention;
+pub(crate) mod running;
 mod error;
 mod required_copies;
 mod skipped_repositories;

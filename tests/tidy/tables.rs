@@ -186,7 +186,7 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[];
 pub(crate) const FILES_IN_CYCLES: usize = 0;
 
 /// Lines of Rust wider than [`COLUMNS`]. May only fall.
-pub(crate) const WIDE_LINES: usize = 118;
+pub(crate) const WIDE_LINES: usize = 117;
 
 /// Doc comments of a single word: make the item private instead. May only fall.
 pub(crate) const ONE_WORD_DOCS: usize = 102;

@@ -91,6 +91,7 @@ Examples:
   walkeep backup redis cache
   walkeep backup redis cache --from-file /var/lib/redis/dump.rdb
   walkeep backup all
+  walkeep backup keep 20261122T020000Z-F
 
 Every backup restores alone. One of PostgreSQL stores only what no earlier one
 has stored; one of Redis is taken as a replica gets it, walked while it comes,
@@ -220,7 +221,7 @@ Examples:
   walkeep cleanup 30             # keeps every moment of the last 30 days
   walkeep cleanup --cluster cache # a Redis instance alone
 
-Nothing goes that a kept backup needs. It may be run beside a backup, and
+Nothing goes that a kept backup needs, or one that is under way. It may be run
 again after it was interrupted.";
 
 pub(in crate::cli) const HEALTH_HELP: &str = "\

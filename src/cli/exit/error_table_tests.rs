@@ -167,6 +167,8 @@ fn errors_of_the_vault() {
         (VaultError::KeyNotConfigured { name: text() }, USAGE),
         (VaultError::KeysMissing { name: text() }, INTEGRITY),
         (VaultError::NotAllAnswered { why: text() }, UNAVAILABLE),
+        (VaultError::MarkExpired { name: text() }, UNAVAILABLE),
+        (VaultError::ObjectsGone { name: text(), count: 1, example: text() }, UNAVAILABLE),
         (VaultError::Vanished { what: text() }, FAILED),
         (VaultError::SameRepository { name: text(), other: text() }, USAGE),
         (VaultError::NoRepository, USAGE),
@@ -175,6 +177,10 @@ fn errors_of_the_vault() {
     check([
         (RetentionError::Repository { name: text(), source: Arc::new(damaged()) }, INTEGRITY),
         (RetentionError::Vault(vault_of(full())), UNAVAILABLE),
+        (
+            RetentionError::ClocksDisagree { name: text(), store: jiff::Timestamp::MIN, ours: jiff::Timestamp::MAX },
+            FAILED,
+        ),
     ]);
     check([
         (VerifyError::Repository { name: text(), source: Arc::new(full()) }, UNAVAILABLE),
@@ -349,7 +355,6 @@ fn errors_of_receiving_and_of_backups() {
             FAILED,
         ),
         (BackupError::BrokenWal { segment: segment(), at: Lsn::new(1), why: text() }, INTEGRITY),
-        (BackupError::PacksGone { count: 1 }, UNAVAILABLE),
         (BackupError::WorkerStart(io_error()), FAILED),
     ]);
 }
@@ -450,6 +455,9 @@ fn errors_of_other_postgresql_commands() {
         (CleanupError::Archive(archive_of(damaged())), INTEGRITY),
         (CleanupError::Index(ReindexError::Index(IndexError::Locked(path()))), UNAVAILABLE),
         (CleanupError::Seal(SealError::FrameSize(3)), FAILED),
+        (CleanupError::UnknownBackup { label: text() }, NOT_FOUND),
+        (CleanupError::Pinned { label: text() }, USAGE),
+        (CleanupError::OnlyBackup { label: text() }, USAGE),
         (CleanupError::WorkerLost, FAILED),
     ]);
     check([

@@ -113,6 +113,8 @@ fn print_backups(
 
 fn retention_reason(why: KeepReason) -> &'static str {
     match why {
+        KeepReason::Pinned => "kept with walkeep backup keep",
+        KeepReason::Minimum => "minimum-backups would not be left",
         KeepReason::Young => "made within the window",
         KeepReason::Anchor => "serves the window's beginning",
         KeepReason::Irreplaceable => "no other could take its place",

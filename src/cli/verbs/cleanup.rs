@@ -35,9 +35,12 @@ pub(in crate::cli) struct CleanupArgs {
     /// One cluster or Redis instance [default: all that are configured]
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) cluster: Option<String>,
-    /// Hours for which data outlives the last backup that used it: longer than any backup takes
+    /// Hours for which data and WAL outlive the last backup that used them
     #[arg(long, value_name = "HOURS", default_value_t = 48)]
     pub(in crate::cli) grace: u32,
+    /// Go on although a store's clock shows another time than this machine's, because this machine's is right
+    #[arg(long)]
+    pub(in crate::cli) trust_this_clock: bool,
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
@@ -127,5 +130,12 @@ fn build_request(args: &CleanupArgs, config: &Config) -> Result<RetentionOptions
              in [repository.{first}]"
         )));
     }
-    Ok(RetentionOptions { retention, dry_run: args.dry_run, grace: SignedDuration::from_hours(i64::from(args.grace)) })
+    let minimum = config.repositories.iter().map(|one| (one.name.clone(), one.minimum_backups));
+    Ok(RetentionOptions {
+        retention,
+        minimum: minimum.collect(),
+        dry_run: args.dry_run,
+        grace: SignedDuration::from_hours(i64::from(args.grace)),
+        trust_clock: args.trust_this_clock,
+    })
 }

@@ -31,6 +31,10 @@ pub enum ClusterObject {
     Names(String),
     /// A manifest whose backup was taken away, by label: its packs stay for a while.
     Expired(String),
+    /// That a backup is to stay, by its label.
+    Pin(String),
+    /// The mark of a backup under way: its name, and the renewal's number.
+    Running(String, u32),
     /// A pack of chunks, by id.
     Pack(String),
     /// WAL that is known to be lost.
@@ -198,6 +202,26 @@ impl Layout {
         self.expired().object_key(label)
     }
 
+    /// All pins.
+    #[must_use]
+    pub fn pins(&self) -> KeyPrefix {
+        KeyPrefix::from_parts(self.path_below("keep"))
+    }
+
+    /// The pin of the backup `label`.
+    ///
+    /// # Errors
+    /// [`ObjectKeyError`] if `label` cannot stand in a name.
+    pub fn pin(&self, label: &str) -> Result<ObjectKey, ObjectKeyError> {
+        self.pins().object_key(label)
+    }
+
+    /// The marks of backups under way, one prefix for each below it.
+    #[must_use]
+    pub fn running(&self) -> KeyPrefix {
+        KeyPrefix::from_parts(self.path_below("running"))
+    }
+
     /// All packs.
     #[must_use]
     pub fn packs(&self) -> KeyPrefix {
@@ -281,6 +305,8 @@ impl Layout {
             ClusterObject::Backup(label) => self.backup(label),
             ClusterObject::Names(label) => self.names(label),
             ClusterObject::Expired(label) => self.expired_manifest(label),
+            ClusterObject::Pin(label) => self.pin(label),
+            ClusterObject::Running(name, number) => self.running().child(name)?.object_key(&format!("{number:06}")),
             ClusterObject::Pack(id) => self.pack(id),
             ClusterObject::Gap { timeline, start, end } => Ok(self.gap(*timeline, *start, *end)),
             ClusterObject::Fork { timeline, at } => Ok(self.fork(*timeline, *at)),
@@ -304,6 +330,8 @@ impl Layout {
             ["backup", label] => ClusterObject::Backup((*label).to_owned()),
             ["names", label] => ClusterObject::Names((*label).to_owned()),
             ["expired", label] => ClusterObject::Expired((*label).to_owned()),
+            ["keep", label] => ClusterObject::Pin((*label).to_owned()),
+            ["running", name, number] => ClusterObject::Running((*name).to_owned(), number.parse().ok()?),
             ["pack", _, id] => ClusterObject::Pack((*id).to_owned()),
             ["gap", timeline, range] => {
                 let (timeline, start, end) = parse_range(timeline, range)?;
@@ -385,6 +413,11 @@ mod tests {
         check(ClusterObject::Backup("20261122T020000Z-F".into()), "main/backup/20261122T020000Z-F");
         check(ClusterObject::Names("20261122T020000Z-F".into()), "main/names/20261122T020000Z-F");
         check(ClusterObject::Expired("20261122T020000Z-F".into()), "main/expired/20261122T020000Z-F");
+        check(ClusterObject::Pin("20261122T020000Z-F".into()), "main/keep/20261122T020000Z-F");
+        check(
+            ClusterObject::Running("20261122T020000Z-F-12ab".into(), 3),
+            "main/running/20261122T020000Z-F-12ab/000003",
+        );
         check(ClusterObject::Pack("ab12".into()), "main/pack/ab/ab12");
         check(
             ClusterObject::Gap {

@@ -98,15 +98,6 @@ pub enum BackupError {
         /// How.
         why: String,
     },
-    /// Packs that were to be used again were removed meanwhile.
-    #[error(
-        "{count} packs of older backups were removed while this one used them again; take the backup again, and leave \
-            cleaning until it is done"
-    )]
-    PacksGone {
-        /// How many.
-        count: usize,
-    },
     /// The server's WAL is not the archive's.
     #[error("no backup is taken: {0}")]
     Forked(String),
@@ -135,8 +126,8 @@ impl HasKind for BackupError {
             BackupError::Ingest(error) => error.kind(),
             BackupError::Comparison(error) => error.kind(),
             BackupError::BrokenWal { .. } | BackupError::Forked(_) => ErrorKind::Integrity,
-            // The next backup begins on the new timeline, or stores the removed packs again.
-            BackupError::Promoted { .. } | BackupError::PacksGone { .. } => ErrorKind::Unavailable,
+            // The next backup begins on the new timeline.
+            BackupError::Promoted { .. } => ErrorKind::Unavailable,
             BackupError::Pack(_)
             | BackupError::Assemble(_)
             | BackupError::Tar(_)

@@ -7,8 +7,10 @@
 //! the server left out ([`left_out`], [`completeness`]) and pages that are damaged ([`damaged_pages`]) are looked for,
 //! and the manifest names them. Only then is it written, with a create-only put: it is what makes the backup one.
 //!
-//! A crash at any step leaves no manifest, and at most packs that nothing names, which cleaning removes. Two backups at
-//! once are safe: packs have random names, and a chunk stored twice does no harm.
+//! A crash at any step leaves no manifest, and at most packs that nothing names, which a cleanup removes. While a
+//! backup is under way, its mark prevents cleanups from removing packs that it uses ([`crate::vault::running`]), and
+//! before the manifest is put, every pack must be there in every repository that gets it. Two backups at once are safe:
+//! packs have random names, and a chunk stored twice does no harm.
 //!
 //! In memory: the chunks under way (8 MiB), four packs at most and what they were sealed to (256 MiB at worst, half of
 //! that as a rule), and 100 bytes a chunk known.
@@ -62,6 +64,7 @@ use crate::postgres::wire::{
 };
 use crate::vault::SkippedRepositories;
 use crate::vault::repository::PutOutcome;
+use crate::vault::running::RunningMark;
 use crate::vault::seal::SealedKind;
 
 /// Chunks that one thread hashes in a row: handing over each by itself costs as much as hashing it.
@@ -148,9 +151,24 @@ async fn take_backup_reporting(
     let about = inspect_server(archive, &mut connection).await?;
     fork_refusal::refuse_fork(archive, server).await?;
     let skipped = Arc::new(archive.vault().skip_unreachable());
+    // Before anything is looked up that a cleanup could remove meanwhile.
+    let label = new_label(about.started_at, 1);
+    let mark = RunningMark::create(archive.vault(), &archive.layout().running(), &label, &skipped).await?;
+    let taken = take_marked(archive, (server, connection, about), options, (&mark, &skipped), tell).await;
+    mark.remove().await;
+    taken
+}
+
+async fn take_marked(
+    archive: &Arc<Archive>,
+    (server, connection, about): (&Conninfo, ReplicationConnection, BackupSource),
+    options: &BackupOptions,
+    (mark, skipped): (&RunningMark, &Arc<SkippedRepositories>),
+    tell: &watch::Sender<BackupProgress>,
+) -> Result<BackupSummary, BackupError> {
     let namer = ChunkNamer::for_current_key(archive.vault().protection());
-    let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id(), &skipped).await?;
-    let store = Packer::new(archive, known, &skipped)?;
+    let known = known_chunks::known_chunks(archive, about.identity.system_id, namer.id(), skipped).await?;
+    let store = Packer::new(archive, known, skipped)?;
 
     let expected = ExpectedFiles::ask(server).await;
     let hold = required_wal::hold_server_wal(server).await?;
@@ -182,7 +200,8 @@ async fn take_backup_reporting(
         hold.close().await;
     }
     let names = names.await.map_err(|_gone| StageLostError)?;
-    write_manifest(archive, summary, taken, names, &skipped).await
+    mark.confirm().await?;
+    write_manifest(archive, summary, taken, names, skipped).await
 }
 
 /// Pages with wrong checksums that are noted by name. With more of them the disk is gone, and a count is enough.
@@ -563,13 +582,7 @@ async fn write_manifest(
     skipped: &SkippedRepositories,
 ) -> Result<BackupSummary, BackupError> {
     let BackupContents { reader, stored, .. } = taken;
-    if !stored.reused.is_empty() {
-        let there = packer::packs_everywhere(archive, skipped).await?;
-        let count = stored.reused.difference(&there).count();
-        if count > 0 {
-            return Err(BackupError::PacksGone { count });
-        }
-    }
+    packer::require_packs(archive, &stored.packs, skipped).await?;
     let mut manifest = Manifest {
         summary: summary.clone(),
         packs: stored.packs,

@@ -14,7 +14,7 @@ use crate::postgres::archive::chunks::{
     ChunkName, KnownChunks, PACK_BYTES, PackBuilder, PackError, PackId, SealedPack,
 };
 use crate::postgres::archive::manifest::ManifestChunk;
-use crate::vault::SkippedRepositories;
+use crate::vault::{SkippedRepositories, VaultError, VaultRepository};
 
 /// Packs that are being sealed or put away at once. With the one being filled this bounds what a backup holds in
 /// memory: four times [`PACK_BYTES`] of chunks, and as much again where they don't compress.
@@ -40,8 +40,6 @@ pub(super) struct Packer {
 pub(super) struct PackedChunks {
     pub(super) chunks: Vec<ManifestChunk>,
     pub(super) packs: Vec<PackId>,
-    /// Those of the packs that older backups had written.
-    pub(super) reused: HashSet<PackId>,
     pub(super) new_chunks: u64,
     pub(super) stored_bytes: u64,
 }
@@ -77,10 +75,7 @@ impl Packer {
             return Ok(*place);
         }
         let (pack, offset, len) = match self.known.get(&chunk.name) {
-            Some(known) => {
-                self.stored.reused.insert(known.0);
-                known
-            }
+            Some(known) => known,
             None => {
                 self.stored.new_chunks = self.stored.new_chunks.saturating_add(1);
                 (self.filling.id(), self.filling.push(chunk.name, &chunk.parts), chunk.len)
@@ -144,6 +139,12 @@ fn last_index(len: usize) -> u32 {
     u32::try_from(len.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
+/// The packs that a repository has.
+async fn packs_in(archive: &Archive, place: &VaultRepository) -> Result<HashSet<PackId>, VaultError> {
+    let listed = place.list(&archive.layout().packs()).await?;
+    Ok(listed.iter().filter_map(|object| PackId::parse(object.key.file_name())).collect())
+}
+
 /// The packs that every repository has which is not left out. One that does not answer is left out from now on.
 pub(super) async fn packs_everywhere(
     archive: &Archive,
@@ -151,15 +152,14 @@ pub(super) async fn packs_everywhere(
 ) -> Result<HashSet<PackId>, BackupError> {
     let mut everywhere: Option<HashSet<PackId>> = None;
     for (nth, place) in archive.vault().not_skipped(skipped) {
-        let listed = match place.list(&archive.layout().packs()).await {
-            Ok(listed) => listed,
+        let here = match packs_in(archive, place).await {
+            Ok(here) => here,
             Err(error) if error.may_pass() => {
                 skipped.skip(nth, error);
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
-        let here: HashSet<PackId> = listed.iter().filter_map(|object| PackId::parse(object.key.file_name())).collect();
         everywhere = Some(match everywhere {
             None => here,
             Some(others) => others.intersection(&here).copied().collect(),
@@ -169,5 +169,35 @@ pub(super) async fn packs_everywhere(
         (Some(packs), _) => Ok(packs),
         (None, Some(error)) => Err(error.into()),
         (None, None) => Ok(HashSet::new()),
+    }
+}
+
+/// Leaves out every repository that lacks one of the packs, new or used again: the manifest must not be where they are
+/// not. It is an error if none is left.
+pub(super) async fn require_packs(
+    archive: &Archive,
+    packs: &[PackId],
+    skipped: &SkippedRepositories,
+) -> Result<(), BackupError> {
+    let mut whole = false;
+    for (nth, place) in archive.vault().not_skipped(skipped) {
+        match packs_in(archive, place).await {
+            Ok(here) => {
+                let mut gone = packs.iter().filter(|pack| !here.contains(pack));
+                match gone.next() {
+                    None => whole = true,
+                    Some(first) => {
+                        let (name, count) = (place.name.clone(), gone.count().saturating_add(1));
+                        skipped.skip(nth, VaultError::ObjectsGone { name, count, example: first.to_string() });
+                    }
+                }
+            }
+            Err(error) if error.may_pass() => skipped.skip(nth, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match skipped.errors().into_values().next_back() {
+        Some(error) if !whole => Err(error.into()),
+        _ => Ok(()),
     }
 }

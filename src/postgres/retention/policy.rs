@@ -44,6 +44,16 @@ pub struct RetentionInput<'a> {
     pub size: SegmentSize,
     /// Where the window begins.
     pub since: Timestamp,
+    /// Backups that are pinned, by label.
+    pub pinned: &'a BTreeSet<String>,
+    /// Backups that can be restored, of which at least so many stay, the newest ones.
+    pub minimum: usize,
+    /// Backups that were taken away a short time ago, whose WAL stays for as long as their packs.
+    pub leaving: &'a [RetentionBackup],
+    /// Whether WAL of what goes now stays for a while.
+    pub grace: bool,
+    /// WAL that arrived since this moment stays: a backup under way may need it.
+    pub wal_since: Timestamp,
 }
 
 /// What stays and what goes.
@@ -53,8 +63,8 @@ pub struct RetentionDecision {
     pub keep: BTreeMap<String, KeepReason>,
     /// Backups that go, oldest first.
     pub expire: Vec<String>,
-    /// Where the window begins.
-    since: Timestamp,
+    /// WAL that arrived since this moment stays.
+    wal_since: Timestamp,
     /// Of each timeline, the stretches of segments that kept backups need, first and last.
     needed: BTreeMap<TimelineId, Vec<(SegmentNo, SegmentNo)>>,
     /// Timelines of which nothing may go.
@@ -67,7 +77,7 @@ impl RetentionDecision {
     pub fn may_remove(&self, timeline: TimelineId, number: SegmentNo, arrived: Timestamp) -> bool {
         // Without a backup there is no telling what somebody restores from.
         let any = !self.keep.is_empty();
-        let young = arrived >= before_window(self.since);
+        let young = arrived >= self.wal_since;
         let needed = self.needed.get(&timeline).into_iter().flatten();
         let is_needed = needed.into_iter().any(|(first, last)| (*first..=*last).contains(&number));
         any && !young && !is_needed && !self.unknown.contains(&timeline)
@@ -80,18 +90,30 @@ pub fn decide(world: RetentionInput<'_>) -> RetentionDecision {
     let known = known_paths(world);
     let living = living_paths(world, &known);
     let anchors: Vec<Option<&RetentionBackup>> = living.iter().map(|path| anchor_backup(world, path)).collect();
-    let mut verdict = RetentionDecision { since: world.since, ..RetentionDecision::default() };
+    let wal_since = before_window(world.since).min(world.wal_since);
+    let mut verdict = RetentionDecision { wal_since, ..RetentionDecision::default() };
     verdict.unknown = world.alive.keys().copied().filter(|timeline| !known.contains_key(timeline)).collect();
     let mut gone: Vec<&RetentionBackup> = Vec::new();
     for base in world.bases {
-        match keep_reason(world, base, &living, &anchors, known.contains_key(&base.timeline)) {
+        let reason = keep_reason(world, base, &living, &anchors, known.contains_key(&base.timeline));
+        match reason.or_else(|| world.pinned.contains(&base.label).then_some(KeepReason::Pinned)) {
             Some(why) => drop(verdict.keep.insert(base.label.clone(), why)),
             None => gone.push(base),
         }
     }
     gone.sort_by(|a, b| a.finished_at.cmp(&b.finished_at).then_with(|| a.label.cmp(&b.label)));
+    let is_kept = |base: &&RetentionBackup| base.restorable && verdict.keep.contains_key(&base.label);
+    let mut lacking = world.minimum.saturating_sub(world.bases.iter().filter(is_kept).count());
+    while lacking > 0
+        && let Some(newest) = gone.iter().rposition(|base| base.restorable)
+    {
+        verdict.keep.insert(gone.remove(newest).label.clone(), KeepReason::Minimum);
+        lacking = lacking.saturating_sub(1);
+    }
     verdict.expire = gone.into_iter().map(|base| base.label.clone()).collect();
-    for base in world.bases.iter().filter(|base| verdict.keep.contains_key(&base.label)) {
+    let stays = |base: &&RetentionBackup| world.grace || verdict.keep.contains_key(&base.label);
+    let with_wal: Vec<&RetentionBackup> = world.bases.iter().filter(stays).chain(world.leaving).collect();
+    for base in with_wal {
         if let Some(own) = known.get(&base.timeline) {
             add_needed_segments(&mut verdict.needed, own, world.size, base.start, base.stop);
         } else {
@@ -181,7 +203,7 @@ fn add_needed_segments(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use jiff::{SignedDuration, Timestamp};
 
@@ -226,7 +248,68 @@ mod tests {
         since: i64,
     ) -> super::RetentionDecision {
         let alive: BTreeMap<TimelineId, Timestamp> = alive.iter().map(|(t, day)| (tli(*t), at(*day))).collect();
-        decide(RetentionInput { bases, histories, alive: &alive, size: size(), since: at(since) })
+        decide(RetentionInput { since: at(since), ..input(bases, histories, &alive) })
+    }
+
+    /// Without pins, grace or backups under way.
+    fn input<'a>(
+        bases: &'a [RetentionBackup],
+        histories: &'a [TimelineHistory],
+        alive: &'a BTreeMap<TimelineId, Timestamp>,
+    ) -> RetentionInput<'a> {
+        static NO_PINS: BTreeSet<String> = BTreeSet::new();
+        RetentionInput {
+            bases,
+            histories,
+            alive,
+            size: size(),
+            since: Timestamp::MAX,
+            pinned: &NO_PINS,
+            minimum: 0,
+            leaving: &[],
+            grace: false,
+            wal_since: Timestamp::MAX,
+        }
+    }
+
+    #[test]
+    fn a_pinned_backup_stays_with_the_wal_from_it_on() {
+        let bases: Vec<RetentionBackup> = (1..=10).map(|day| base(day, 1)).collect();
+        let (alive, pinned) = (BTreeMap::from([(tli(1), at(10))]), BTreeSet::from(["day2".to_owned()]));
+        let verdict = decide(RetentionInput { since: at(7), pinned: &pinned, ..input(&bases, &[], &alive) });
+        assert_eq!(verdict.keep["day2"], KeepReason::Pinned);
+        assert_eq!(verdict.expire, ["day1", "day3", "day4", "day5"]);
+        let goes = |number| verdict.may_remove(tli(1), SegmentNo::new(number), at(1));
+        assert!(goes(19) && !goes(20) && !goes(22) && !goes(60), "no gap between it and the next one");
+    }
+
+    #[test]
+    fn no_fewer_than_the_minimum_stay() {
+        let mut bases: Vec<RetentionBackup> = (1..=5).map(|day| base(day, 1)).collect();
+        bases[3].restorable = false;
+        let alive = BTreeMap::from([(tli(1), at(5))]);
+        let verdict = decide(RetentionInput { since: at(40), minimum: 3, ..input(&bases, &[], &alive) });
+        assert_eq!(verdict.keep.keys().collect::<Vec<_>>(), ["day2", "day3", "day5"]);
+        assert_eq!((verdict.keep["day5"], verdict.keep["day3"]), (KeepReason::Anchor, KeepReason::Minimum));
+        assert!(!verdict.may_remove(tli(1), SegmentNo::new(20), at(1)), "to every moment");
+        assert_eq!(decide(RetentionInput { minimum: 9, since: at(40), ..input(&bases, &[], &alive) }).expire, ["day4"]);
+    }
+
+    #[test]
+    fn wal_of_what_goes_and_of_backups_under_way_stays_for_a_while() {
+        let bases: Vec<RetentionBackup> = (1..=10).map(|day| base(day, 1)).collect();
+        let alive = BTreeMap::from([(tli(1), at(10))]);
+        let world = RetentionInput { since: at(7), ..input(&bases, &[], &alive) };
+        let goes = |verdict: &super::RetentionDecision, number, day| {
+            verdict.may_remove(tli(1), SegmentNo::new(number), at(day))
+        };
+        let graced = decide(RetentionInput { grace: true, ..world });
+        assert_eq!(graced.expire.len(), 5, "the backups go");
+        assert!(goes(&graced, 9, 1) && !goes(&graced, 10, 1), "their WAL stays");
+        let leaving = decide(RetentionInput { bases: &bases[5..], leaving: &bases[3..5], ..world });
+        assert!(goes(&leaving, 39, 1) && !goes(&leaving, 40, 1));
+        let running = decide(RetentionInput { wal_since: at(3), ..world });
+        assert!(goes(&running, 30, 2) && !goes(&running, 30, 3));
     }
 
     #[test]
@@ -289,11 +372,8 @@ mod tests {
     #[test]
     fn the_window_may_begin_before_the_calendar() {
         let verdict = decide(RetentionInput {
-            bases: &[base(3, 1)],
-            histories: &[],
-            alive: &BTreeMap::new(),
-            size: size(),
             since: Timestamp::MIN.checked_add(SignedDuration::from_secs(1)).unwrap(),
+            ..input(&[base(3, 1)], &[], &BTreeMap::new())
         });
         assert_eq!(verdict.keep["day3"], KeepReason::Young);
     }

@@ -44,8 +44,8 @@ impl RepositoryVerifier<'_> {
                 ),
                 Some(ClusterObject::Backup(label)) => manifests.push((label, object)),
                 Some(ClusterObject::Pack(_)) => packs.push(object),
-                // What `check` was about to delete.
-                Some(ClusterObject::Probe(_)) => {}
+                // What `check` was about to delete, and marks whose names say all.
+                Some(ClusterObject::Probe(_) | ClusterObject::Pin(_) | ClusterObject::Running(..)) => {}
                 Some(kind) => single.push((kind, object)),
             }
         }
@@ -157,7 +157,8 @@ fn check_object(
         ClusterObject::Gap { .. } => SealedKind::Gap,
         ClusterObject::Backup(_) | ClusterObject::Expired(_) => SealedKind::Manifest,
         ClusterObject::Pack(_) => SealedKind::Pack,
-        ClusterObject::Probe(_) => SealedKind::Probe,
+        // Never asked: these are not sealed, or removed at any moment.
+        ClusterObject::Probe(_) | ClusterObject::Pin(_) | ClusterObject::Running(..) => SealedKind::Probe,
         ClusterObject::Names(_) => SealedKind::Names,
         ClusterObject::Piece { .. } => SealedKind::Piece,
         ClusterObject::Fork { .. } | ClusterObject::ForkResolution { .. } => SealedKind::Fork,
@@ -196,6 +197,8 @@ fn check_object(
         | ClusterObject::Backup(_)
         | ClusterObject::Expired(_)
         | ClusterObject::Pack(_)
+        | ClusterObject::Pin(_)
+        | ClusterObject::Running(..)
         | ClusterObject::Probe(_) => Ok(VerifiedObject::Other),
     }
 }

@@ -25,6 +25,10 @@ pub enum InstanceObject {
     Commands(String, u64),
     /// A break in the stream: the replication id and the offset up to which it is whole.
     Gap(String, u64),
+    /// The mark of a snapshot under way: its name, and the renewal's number.
+    Running(String, u32),
+    /// What `check` and `cleanup` write and remove.
+    Probe(String),
 }
 
 /// The keys of one instance's objects.
@@ -132,7 +136,13 @@ impl Layout {
         self.gaps().child(id)?.object_key(&format!("{offset:020}"))
     }
 
-    /// An object that `walkeep check` writes and removes.
+    /// The marks of snapshots under way, one prefix for each below it.
+    #[must_use]
+    pub fn running(&self) -> KeyPrefix {
+        self.prefix("running")
+    }
+
+    /// An object that `walkeep check` and `cleanup` write and remove.
     ///
     /// # Errors
     /// [`ObjectKeyError`] if `name` cannot stand in a key.
@@ -160,6 +170,12 @@ impl Layout {
                 let offset = offset.parse().ok()?;
                 (InstanceObject::Gap((*id).to_owned(), offset), self.gap(id, offset).ok()?)
             }
+            ["probe", name] => (InstanceObject::Probe((*name).to_owned()), self.probe(name).ok()?),
+            ["running", name, number] => {
+                let number = number.parse().ok()?;
+                let key = self.running().child(name).ok()?.object_key(&format!("{number:06}")).ok()?;
+                (InstanceObject::Running((*name).to_owned(), number), key)
+            }
             _ => return None,
         };
         // One object, one name.
@@ -181,6 +197,7 @@ mod tests {
             (InstanceObject::Snapshot("20261122T020000Z".into()), "cache/snapshot/20261122T020000Z".to_owned()),
             (InstanceObject::Commands(id.into(), 42), format!("cache/stream/{id}/00000000000000000042")),
             (InstanceObject::Gap(id.into(), u64::MAX), format!("cache/gap/{id}/18446744073709551615")),
+            (InstanceObject::Running("20261122T020000Z-1".into(), 3), "cache/running/20261122T020000Z-1/000003".into()),
         ] {
             assert_eq!(layout.parse_key(&ObjectKey::parse(&path).unwrap()), Some(object), "{path}");
         }

@@ -24,7 +24,10 @@ use crate::redis::archive::{Archive, SnapshotManifest, SnapshotOrigin};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::vault::repository::key::KeyPrefix;
 use crate::vault::repository::{ObjectInfo, Repository};
-use crate::vault::retention::{CleanupReport, KeepReason, ObjectTotals, RetentionError as Error, RetentionOptions};
+use crate::vault::retention::{
+    self, CleanupReport, KeepReason, ObjectTotals, RetentionError as Error, RetentionOptions,
+};
+use crate::vault::running::RunningBackups;
 
 pub use self::policy::{RetentionDecision, RetentionInput, RetentionSnapshot, decide_instance_retention};
 
@@ -77,7 +80,6 @@ pub async fn clean_up_instance(
     let (follows, unknown) = read_history_links(instance).await?;
     for (name, repository) in vault.repositories() {
         let Some((since, young)) = report.repository_window(vault, wish, name) else { continue };
-        let dry_run = wish.dry_run;
         let (follows, unknown) = (&follows, &unknown);
         let sweep = InstanceSweep {
             instance,
@@ -85,7 +87,7 @@ pub async fn clean_up_instance(
             repository: &repository,
             since,
             grace_start: young,
-            dry_run,
+            wish,
             progress,
             follows,
             unreadable_histories: unknown,
@@ -124,7 +126,7 @@ struct InstanceSweep<'a> {
     since: Timestamp,
     /// What is younger than this may belong to a snapshot under way.
     grace_start: Timestamp,
-    dry_run: bool,
+    wish: &'a RetentionOptions,
     progress: &'a (dyn Fn(u64) + Sync),
     follows: &'a BTreeMap<ReplicationId, PreviousHistory>,
     unreadable_histories: &'a BTreeSet<ReplicationId>,
@@ -149,6 +151,9 @@ impl InstanceSweep<'_> {
         };
         // The parts first: a snapshot that ends meanwhile has its manifest by the time manifests are looked for.
         let parts = self.list_parts().await?;
+        // Then those under way: one whose parts are listed either has its mark still, or its manifest is there.
+        let running = self.list_running(&mut cleaned.notes).await?;
+        let grace_start = running.map_or(self.grace_start, |begun| self.grace_start.min(begun));
         let stream = self.list_stretches().await?;
         let (bases, unreadable) = self.read_snapshots(&parts, &mut cleaned.notes).await?;
         let verdict = self.decide(&bases, &stream);
@@ -173,7 +178,7 @@ impl InstanceSweep<'_> {
         }
         for (label, objects) in parts.iter().filter(|(label, _)| !unreadable.contains(*label)) {
             if !verdict.keep.contains_key(label) {
-                self.sweep_parts(objects, &mut cleaned).await?;
+                self.sweep_parts(objects, grace_start, &mut cleaned).await?;
             }
         }
         Ok(cleaned)
@@ -184,11 +189,31 @@ impl InstanceSweep<'_> {
     }
 
     async fn remove(&self, object: &ObjectInfo) -> Result<(), Error> {
-        if !self.dry_run {
+        if !self.wish.dry_run {
             self.repository.delete(&object.key).await.map_err(|error| Error::in_repository(self.name, error))?;
             (self.progress)(object.len);
         }
         Ok(())
+    }
+
+    /// Since when snapshots are under way, and the store's clock is near to this machine's.
+    async fn list_running(&self, notes: &mut Vec<String>) -> Result<Option<Timestamp>, Error> {
+        let (vault, layout) = (self.instance.vault(), self.instance.layout());
+        let now = if self.wish.dry_run {
+            vault.clock().now()
+        } else {
+            let probe = layout.probe(&format!("{:032x}", rand::random::<u128>()))?;
+            retention::store_time(vault, (self.name, self.repository), &probe, self.wish).await?
+        };
+        let running = RunningBackups::list(self.repository, &layout.running(), now).await;
+        let running = running.map_err(|error| Error::in_repository(self.name, error))?;
+        for object in &running.dead {
+            self.remove(object).await?;
+        }
+        for name in running.live.keys() {
+            notes.push(format!("snapshot {name} is under way; what it may need stays"));
+        }
+        Ok(running.protected_since())
     }
 
     async fn list_parts(&self) -> Result<StoredParts, Error> {
@@ -289,9 +314,14 @@ impl InstanceSweep<'_> {
         }
     }
 
-    async fn sweep_parts(&self, objects: &[ObjectInfo], cleaned: &mut InstanceCleanup) -> Result<(), Error> {
+    async fn sweep_parts(
+        &self,
+        objects: &[ObjectInfo],
+        grace_start: Timestamp,
+        cleaned: &mut InstanceCleanup,
+    ) -> Result<(), Error> {
         for object in objects {
-            if object.modified >= self.grace_start {
+            if object.modified >= grace_start {
                 cleaned.parts_waiting.add_object(object);
             } else {
                 self.remove(object).await?;

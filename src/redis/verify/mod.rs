@@ -242,7 +242,12 @@ impl InstanceVerifier<'_> {
                     self.verify_snapshot(key).await?;
                 }
                 // Parts are read with their snapshot. One under way has no manifest yet.
-                Some(InstanceObject::Part(..) | InstanceObject::Snapshot(_)) => {}
+                Some(
+                    InstanceObject::Part(..)
+                    | InstanceObject::Snapshot(_)
+                    | InstanceObject::Running(..)
+                    | InstanceObject::Probe(_),
+                ) => {}
                 _ if only.is_some() => {}
                 Some(InstanceObject::Commands(replid, first)) => {
                     let read = self.verify_stretch(key).await?;

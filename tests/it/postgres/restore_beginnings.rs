@@ -105,7 +105,10 @@ impl Scene {
     fn cleanup_later(&self) {
         let mut command = process::command("env", process::Orphan::Kill);
         command.args(["LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME_DISABLE_SHM=1", "FAKETIME=+10d"]);
-        command.arg(env!("CARGO_BIN_EXE_walkeep")).args(["cleanup", "1"]).env("WALKEEP_CONFIG", self.site.config());
+        command
+            .arg(env!("CARGO_BIN_EXE_walkeep"))
+            .args(["cleanup", "1", "--grace", "0", "--trust-this-clock"])
+            .env("WALKEEP_CONFIG", self.site.config());
         process::run(command).expect_ok();
     }
 

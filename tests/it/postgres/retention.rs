@@ -5,10 +5,11 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
+use rustix::process::Signal;
 use walkeep::postgres::format::lsn::Lsn;
 use walkeep::postgres::format::pg_control::RequiredSettings;
 use walkeep::postgres::format::segment::{SegmentNo, SegmentSize};
@@ -24,6 +25,7 @@ use walkeep::postgres::retention::policy::{self, RetentionBackup};
 use walkeep::postgres::wal::event::{TransactionEnd, TransactionEndKind, Xid};
 
 use crate::support::process::{self, Finished, Orphan, until};
+use crate::support::redis::give_all;
 use crate::support::waldump::lsn;
 use crate::support::{Cluster, Options, QUICK, Running, Site};
 
@@ -230,7 +232,18 @@ proptest! {
             let newest = alive.entry(tli(*timeline)).or_insert(*time);
             *newest = (*newest).max(*time);
         }
-        let verdict = policy::decide(policy::RetentionInput { bases: &bases, histories: &log.histories, alive: &alive, size: size(), since });
+        let verdict = policy::decide(policy::RetentionInput {
+            bases: &bases,
+            histories: &log.histories,
+            alive: &alive,
+            size: size(),
+            since,
+            pinned: &BTreeSet::new(),
+            minimum: 0,
+            leaving: &[],
+            grace: false,
+            wal_since: Timestamp::MAX,
+        });
         let kept: Vec<RetentionBackup> = bases.iter().filter(|base| verdict.keep.contains_key(&base.label)).cloned().collect();
         prop_assert_eq!(kept.len() + verdict.expire.len(), bases.len());
         let mut less = log.clone();
@@ -257,8 +270,14 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// The same after a change to the configuration.
+    fn start_with(change: impl FnOnce(&Site)) -> Self {
         let cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
         let site = Site::for_cluster(&cluster);
+        change(&site);
         // One piece of the segment under way, right at the beginning: what changes in the repository shall be what a
         // test does.
         let mut config = fs::File::options().append(true).open(site.config()).unwrap();
@@ -303,7 +322,7 @@ impl Rig {
     }
 
     fn cleanup(&self, days: u32, more: &[&str]) -> Finished {
-        process::run(self.later(days, &[&["cleanup", "1"], more].concat()))
+        process::run(self.later(days, &[&["cleanup", "1", "--trust-this-clock"], more].concat()))
     }
 
     fn objects(&self, folder: &str) -> BTreeSet<PathBuf> {
@@ -355,6 +374,9 @@ fn what_is_not_needed_goes_in_its_time_and_the_rest_is_whole() {
     until(Duration::from_secs(60), || rig.objects("piece").is_empty().then_some(())).unwrap();
     let (rows, before) = (rig.cluster.sql(ROWS), rig.objects(""));
 
+    let list = rig.site.walkeep(&["list", "--json"]).json();
+    let start = lsn(list["clusters"][0]["backups"][0]["start_lsn"].as_str().unwrap()) >> 20;
+    let first_needed = format!("00000001{:08X}{:08X}", start >> 12, start & 0xFFF);
     let young = rig.site.walkeep(&["cleanup", "30"]).expect_ok();
     assert!(young.contains("made within the window"), "{young}");
     assert_eq!(rig.objects(""), before, "everything is young");
@@ -380,7 +402,12 @@ fn what_is_not_needed_goes_in_its_time_and_the_rest_is_whole() {
         rig.objects("history"),
         before.iter().filter(|path| path.to_string_lossy().contains("/history/")).cloned().collect()
     );
-    assert!(rig.objects("wal").len() < before.iter().filter(|path| path.to_string_lossy().contains("/wal/")).count());
+    let wal: BTreeSet<PathBuf> =
+        before.iter().filter(|path| path.to_string_lossy().contains("/wal/")).cloned().collect();
+    let from_first = wal.iter().filter(|path| *path.file_name().unwrap().to_string_lossy() >= *first_needed);
+    let from_first: BTreeSet<PathBuf> = from_first.cloned().collect();
+    assert!(from_first.len() < wal.len());
+    assert_eq!(rig.objects("wal"), from_first, "a restore of what went may be under way");
     rig.site.walkeep(&["verify"]).expect_ok();
     assert_eq!(rig.restored("first"), rows);
 
@@ -392,6 +419,7 @@ fn what_is_not_needed_goes_in_its_time_and_the_rest_is_whole() {
     rig.cleanup(20, &[]).expect_ok();
     assert!(rig.objects("pack").len() < packs.len(), "packs of the first backups go when their time is up");
     assert!(rig.objects("expired").len() < 4);
+    assert!(!rig.objects("wal").is_superset(&from_first), "their WAL goes, too");
     rig.site.walkeep(&["verify"]).expect_ok();
     assert_eq!(rig.restored("second"), rows);
     let list = rig.site.walkeep(&["list", "--json"]).json();
@@ -411,7 +439,7 @@ fn a_cleanup_can_be_killed_anywhere() {
     let mut killed = 0;
     for n in 0..15_u64 {
         let mut run = Running::start(
-            rig.later(10, &["cleanup", "1", "--grace", "0"]),
+            rig.later(10, &["cleanup", "1", "--grace", "0", "--trust-this-clock"]),
             &rig.site.path().join(format!("run{n}.log")),
         );
         std::thread::sleep(Duration::from_millis(40 * n));
@@ -432,4 +460,188 @@ fn a_cleanup_can_be_killed_anywhere() {
     assert_eq!(rig.objects(""), left, "nothing more to do");
     rig.site.walkeep(&["verify"]).expect_ok();
     assert_eq!(rig.restored("again"), rows);
+}
+
+/// A machine whose clock is days ahead takes everything for old.
+#[test]
+fn a_clock_that_is_wrong_stops_the_cleanup() {
+    let rig = Rig::start();
+    for n in 0..3 {
+        rig.step(n);
+        rig.backup();
+    }
+    let before = rig.objects("");
+    let refused = process::run(rig.later(40, &["cleanup", "1"])).expect_code(1);
+    for words in ["its clock shows", "nothing is removed", "--trust-this-clock"] {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    assert_eq!(rig.objects(""), before);
+    let said = process::run(rig.later(40, &["cleanup", "1", "--trust-this-clock"])).expect_ok();
+    assert!(said.contains("went") && rig.objects("backup").len() == 1, "{said}");
+}
+
+#[test]
+fn a_pinned_backup_stays_and_one_is_removed_by_its_label() {
+    let rig = Rig::start();
+    let mut labels = Vec::new();
+    let mut rows = Vec::new();
+    for n in 0..4 {
+        rig.step(n);
+        rows.push(rig.cluster.sql(ROWS));
+        labels.push(rig.backup());
+    }
+    rig.settle();
+    let names = |rig: &Rig| -> Vec<String> {
+        rig.objects("backup").iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    rig.site.walkeep(&["backup", "keep", &labels[1]]).expect_ok();
+    rig.site.walkeep(&["backup", "keep", "20200101T000000Z-F"]).expect_code(4);
+    rig.site.walkeep(&["backup", "delete", &labels[1]]).expect_code(2);
+    for days in [10, 20] {
+        rig.cleanup(days, &[]).expect_ok();
+    }
+    assert_eq!(names(&rig), [labels[1].clone(), labels[3].clone()]);
+    rig.site.walkeep(&["verify"]).expect_ok();
+    // PostgreSQL itself starts from it: its packs and its WAL are there.
+    let data = rig.site.path().join("pinned");
+    let into = data.to_string_lossy().into_owned();
+    let pinned = ["restore", "postgres", "main", "--backup", &labels[1], "--target-immediate", "--pgdata", &into];
+    rig.site.walkeep(&pinned).expect_ok();
+    let mut restored = Cluster::adopt(QUICK, &data);
+    restored.start_again();
+    restored.wait_for("select not pg_is_in_recovery()");
+    assert_eq!(restored.sql(ROWS), rows[1]);
+    drop(restored);
+
+    rig.site.walkeep(&["backup", "unkeep", &labels[1]]).expect_ok();
+    rig.site.walkeep(&["backup", "delete", &labels[1]]).expect_ok();
+    assert_eq!(names(&rig), [labels[3].clone()]);
+    let only = rig.site.walkeep(&["backup", "delete", &labels[3]]).expect_code(2);
+    assert!(only.stderr.contains("the only one that can be restored"), "{}", only.stderr);
+    rig.site.walkeep(&["verify"]).expect_ok();
+    rig.cleanup(30, &["--grace", "0"]).expect_ok();
+    assert_eq!(rig.restored("last"), rig.cluster.sql(ROWS));
+    rig.site.walkeep(&["backup", "delete", &labels[3], "--force"]).expect_ok();
+    assert!(names(&rig).is_empty());
+}
+
+/// A backup that takes longer than any grace: it stands still while cleanups without one run beside it.
+#[test]
+fn a_backup_under_way_keeps_what_it_uses_from_cleanups_without_a_grace() {
+    let rig = Rig::start();
+    for n in 0..3 {
+        rig.step(n);
+        rig.backup();
+    }
+    rig.settle();
+    // More than one pack holds.
+    rig.cluster.sql(
+        "insert into t select 7, (select string_agg(md5(random()::text || i || j), '') from generate_series(1, 30) j) \
+         from generate_series(1, 60000) i",
+    );
+    let (rows, packs, manifests) = (rig.cluster.sql(ROWS), rig.objects("pack"), rig.objects("backup"));
+    let mut slow = rig.site.command();
+    slow.args(["backup", "postgres", "main"]);
+    let mut backup = Running::start(slow, &rig.site.path().join("backup.log"));
+    let new_pack = || rig.objects("pack").difference(&packs).find(|path| !is_staged(path)).cloned();
+    let new_pack = until(Duration::from_secs(60), new_pack).expect("a pack");
+    backup.signal(Signal::STOP);
+    assert_eq!(rig.objects("running").len(), 1, "it is not over yet");
+    assert_eq!(rig.objects("backup"), manifests);
+    for days in [10, 20] {
+        let said = rig.cleanup(days, &["--grace", "0"]).expect_ok();
+        assert!(said.contains("is under way"), "{said}");
+    }
+    assert_eq!(rig.objects("backup").len(), 1, "the others went");
+    assert!(rig.objects("pack").contains(&new_pack), "nothing names it but the backup under way");
+    backup.signal(Signal::CONT);
+    assert_eq!(backup.wait(Duration::from_secs(120)).code(), Some(0), "{}", backup.output());
+    assert_eq!(rig.objects("running"), BTreeSet::new());
+    rig.settle();
+    for days in [30, 40] {
+        rig.cleanup(days, &["--grace", "0"]).expect_ok();
+    }
+    assert!(rig.objects("pack").len() < packs.len() + 4 && rig.objects("backup").len() == 1);
+    rig.site.walkeep(&["verify"]).expect_ok();
+    assert_eq!(rig.restored("slow"), rows);
+}
+
+/// A pack that something removed after it was put: the manifest would name what is not there.
+#[test]
+fn a_backup_that_lost_a_pack_is_not_stored() {
+    let rig = Rig::start();
+    rig.cluster.sql(
+        "insert into t select 7, (select string_agg(md5(random()::text || i || j), '') from generate_series(1, 30) j) \
+         from generate_series(1, 60000) i",
+    );
+    let mut command = rig.site.command();
+    command.args(["backup", "postgres", "main"]);
+    let mut backup = Running::start(command, &rig.site.path().join("backup.log"));
+    let pack = || rig.objects("pack").into_iter().find(|path| !is_staged(path));
+    let pack = until(Duration::from_secs(60), pack).expect("a pack");
+    backup.signal(Signal::STOP);
+    fs::remove_file(&pack).unwrap();
+    backup.signal(Signal::CONT);
+    assert_eq!(backup.wait(Duration::from_secs(120)).code(), Some(5), "{}", backup.output());
+    assert!(backup.output().contains("are no longer there"), "{}", backup.output());
+    assert_eq!(rig.objects("backup"), BTreeSet::new());
+    rig.backup();
+    rig.settle();
+    rig.site.walkeep(&["verify"]).expect_ok();
+}
+
+/// What another repository has helps nobody who has only this one.
+#[test]
+fn each_repository_keeps_what_it_restores_by_itself() {
+    let rig = Rig::start_with(|site| {
+        let second = site.scratch().directory("second");
+        site.add_repository("second", &format!("file://{}", second.display()));
+    });
+    let mut labels = Vec::new();
+    for n in 0..3 {
+        rig.step(n);
+        labels.push(rig.backup());
+    }
+    rig.settle();
+    // The newest backup lacks WAL in the second one.
+    let list = rig.site.walkeep(&["list", "--json"]).json();
+    let start = lsn(list["clusters"][0]["backups"][2]["start_lsn"].as_str().unwrap()) >> 20;
+    let name = format!("00000001{:08X}{:08X}", start >> 12, start & 0xFFF);
+    let second = rig.site.path().join("second/main");
+    let segment = files(&second.join("wal")).into_iter().find(|path| path.ends_with(&name)).expect("the segment");
+    fs::remove_file(segment).unwrap();
+    for days in [10, 20] {
+        rig.cleanup(days, &[]).expect_ok();
+    }
+    let names = |folder: &Path| -> Vec<String> {
+        files(folder).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(names(&rig.site.repository().join("main/backup")), labels[2..]);
+    assert_eq!(names(&second.join("backup")), labels[1..], "the newest one cannot be restored from here");
+}
+
+/// The mark of a backup whose process ended is not honoured for ever.
+#[test]
+fn the_mark_of_a_dead_backup_expires() {
+    let rig = Rig::start();
+    rig.step(0);
+    rig.backup();
+    rig.settle();
+    let mark = rig.site.repository().join("main/running/20200101T000000Z-F-12345678/000000");
+    fs::create_dir_all(mark.parent().unwrap()).unwrap();
+    let pack = rig.site.repository().join("main/pack/00/000102030405060708090a0b0c0d0e0f");
+    fs::create_dir_all(pack.parent().unwrap()).unwrap();
+    for (path, age) in [(&mark, 50), (&pack, 3)] {
+        fs::write(path, "x").unwrap();
+        let time = SystemTime::now() - Duration::from_secs(age * 60);
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    give_all(&rig.site.repository());
+    rig.site.walkeep(&["cleanup", "1", "--grace", "0"]).expect_ok();
+    assert!(mark.exists() && pack.exists(), "the pack came after the mark");
+    let time = SystemTime::now() - Duration::from_secs(61 * 60);
+    fs::File::options().write(true).open(&mark).unwrap().set_modified(time).unwrap();
+    rig.site.walkeep(&["cleanup", "1", "--grace", "0"]).expect_ok();
+    assert!(!mark.exists() && !pack.exists());
+    rig.site.walkeep(&["verify"]).expect_ok();
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::Site;
@@ -373,4 +374,26 @@ fn a_snapshot_that_was_under_way_already_is_no_younger_than_it_is() {
     assert_eq!(restored.ask(&["EXISTS", "late"]).trim(), "0", "it was to be the one under way");
     let at: jiff::Timestamp = taken["at"].as_str().expect("a time").parse().expect("a time");
     assert!(at < late, "as of {at}, and lacks what was written before {late}");
+}
+
+/// A snapshot under way has parts that nothing names. A cleanup without a grace leaves them to it.
+#[test]
+fn a_snapshot_under_way_keeps_its_parts() {
+    let server = RedisServer::start(QUICK_REDIS, &options(QUICK_REDIS, &["--rdbcompression", "no"]));
+    server.ask(&["DEBUG", "POPULATE", "250000", "key", "1000"]);
+    let site = site_for(&server);
+    let mut taking = site.spawn("backup", &["backup", "redis"]);
+    let parts = || files(&site.repository().join("cache/rdb"));
+    // What has a `#` in its name is being written.
+    let part = || parts().into_iter().find(|path| !path.to_string_lossy().contains('#'));
+    let part = process::until(Duration::from_secs(60), part).expect("a part");
+    taking.signal(Signal::STOP);
+    no_snapshot(&site);
+    let said = site.walkeep(&["cleanup", "1", "--grace", "0"]).expect_ok();
+    assert!(said.contains("is under way"), "{said}");
+    assert!(part.exists());
+    taking.signal(Signal::CONT);
+    assert_eq!(taking.wait(Duration::from_secs(120)).code(), Some(0), "{}", taking.output());
+    site.walkeep(&["verify", "cache"]).expect_ok();
+    assert_eq!(files(&site.repository().join("cache/running")), Vec::<std::path::PathBuf>::new());
 }

@@ -5,11 +5,13 @@
 pub(in crate::cli) mod postgres;
 pub(in crate::cli) mod redis;
 pub(in crate::cli) mod all;
+pub(in crate::cli) mod single;
 
 use clap::{Args, Subcommand};
 
 use postgres::BackupPostgresArgs;
 use redis::BackupRedisArgs;
+use single::{DeleteBackupArgs, SingleBackupArgs};
 
 use crate::cli::args::help;
 
@@ -28,4 +30,10 @@ pub(in crate::cli) enum BackupCommand {
     /// Of everything that is configured, one after the other
     #[command(after_help = help::BACKUP_HELP)]
     All,
+    /// Keep a PostgreSQL backup, and every moment since, until unkeep
+    Keep(SingleBackupArgs),
+    /// Leave a backup to the retention again
+    Unkeep(SingleBackupArgs),
+    /// Remove a PostgreSQL backup now; later cleanups remove its data
+    Delete(DeleteBackupArgs),
 }

@@ -28,6 +28,7 @@ use crate::redis::format::rdb::{self, RdbSummary, RdbWalker};
 use crate::redis::format::replication_id::ReplicationId;
 use crate::redis::wire::{RedisConnection, RedisSource, ServerInfo, SnapshotTransfer, SyncAnswer, SyncRequest};
 use crate::vault::repository::key::ObjectKey;
+use crate::vault::running::RunningMark;
 use crate::vault::seal::{self, ObjectBinding, SealSpec, SealedKind, SealedObject};
 use crate::vault::{self, SkippedRepositories};
 
@@ -96,21 +97,41 @@ pub async fn take_snapshot(
     absent: &Arc<SkippedRepositories>,
     progress: &mut (dyn FnMut(SnapshotProgress) + Send),
 ) -> Result<SnapshotManifest, SnapshotError> {
-    let clock = Arc::clone(instance.vault().clock());
-    let started_at = clock.now();
+    let started_at = instance.vault().clock().now();
     let label = snapshot_label(started_at);
     progress(SnapshotProgress::Waiting);
+    let source = match input {
+        SnapshotSource::Server(source) => PartSource::Server(source.connect_for_snapshot().await?, begun),
+        SnapshotSource::Master(source) => PartSource::Server(source.connect().await?, begun),
+        SnapshotSource::File(path) => PartSource::File(path),
+    };
+    // Before the first part, which nothing names yet.
+    let mark = RunningMark::create(instance.vault(), &instance.layout().running(), &label, absent).await?;
+    let taken = take_marked(instance, source, (label, started_at, &mark), absent, progress).await;
+    mark.remove().await;
+    taken
+}
+
+/// A source that is open.
+enum PartSource<'i> {
+    Server((RedisConnection, ServerInfo), Option<oneshot::Sender<BegunSnapshot>>),
+    File(&'i Path),
+}
+
+async fn take_marked(
+    instance: &Archive,
+    source: PartSource<'_>,
+    (label, started_at, mark): (String, Timestamp, &RunningMark),
+    absent: &Arc<SkippedRepositories>,
+    progress: &mut (dyn FnMut(SnapshotProgress) + Send),
+) -> Result<SnapshotManifest, SnapshotError> {
+    let clock = Arc::clone(instance.vault().clock());
     let mut intake = PartWriter::new(instance, &label, absent);
-    let described = match input {
-        SnapshotSource::Server(source) => {
-            let connected = source.connect_for_snapshot().await?;
+    let described = match source {
+        PartSource::Server(connected, begun) => {
             take_from_server(connected, begun, &mut intake, progress, &*clock).await?
         }
-        SnapshotSource::Master(source) => {
-            let connected = source.connect().await?;
-            take_from_server(connected, begun, &mut intake, progress, &*clock).await?
-        }
-        SnapshotSource::File(path) => take_from_file(path, &mut intake, progress).await?,
+        PartSource::File(path) => take_from_file(path, &mut intake, progress).await?,
     };
     progress(SnapshotProgress::Storing);
     let origin_name = described.describe_server();
@@ -119,12 +140,41 @@ pub async fn take_snapshot(
         tracing::warn!(label, "the snapshot {warning}");
     }
     let snapshot = described.into_manifest(label, (started_at, clock.now()), walk, parts);
+    mark.confirm().await?;
+    require_parts(instance, &snapshot, absent).await?;
     instance.put_identity(snapshot.flavour, absent).await?;
     instance.put_snapshot(&snapshot, absent).await?;
     for error in absent.errors().values() {
         tracing::warn!(label = snapshot.label, %error, "the snapshot is not in this repository");
     }
     Ok(snapshot)
+}
+
+/// Leaves out every repository that lacks one of the parts: the manifest must not be where they are not. It is an error
+/// if none is left.
+async fn require_parts(
+    instance: &Archive,
+    snapshot: &SnapshotManifest,
+    absent: &SkippedRepositories,
+) -> Result<(), SnapshotError> {
+    let prefix = instance.layout().parts().child(&snapshot.label).map_err(|error| instance.bad_key_error(&error))?;
+    let mut whole = false;
+    for (nth, place) in instance.vault().not_skipped(absent) {
+        match place.list(&prefix).await {
+            Ok(there) if there.len() >= snapshot.parts.len() => whole = true,
+            Ok(there) => {
+                let (name, count) = (place.name.clone(), snapshot.parts.len().saturating_sub(there.len()));
+                let example = prefix.to_string();
+                absent.skip(nth, vault::VaultError::ObjectsGone { name, count, example });
+            }
+            Err(error) if error.may_pass() => absent.skip(nth, error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match absent.errors().into_values().next_back() {
+        Some(error) if !whole => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The name of a snapshot begun at `time`; sorts by it.
