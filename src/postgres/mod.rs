@@ -7,6 +7,7 @@
 pub mod format;
 pub mod wal;
 pub mod wire;
+pub mod session_settings;
 pub mod sql;
 pub mod index;
 pub mod archive;

@@ -2,6 +2,9 @@
 //!
 //! It connects with the same [`Conninfo`] and the same meanings of `sslmode` as [`crate::postgres::wire`], and asks
 //! small questions. What is wrong with the answers, and what to do about it, is the business of whoever asked.
+//!
+//! No statement runs before the session is safe ([`session_settings`]): nothing that a user may define in the database,
+//! or set for it or for the role, decides what a query of this module calls or how long it may take.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -19,6 +22,7 @@ use crate::postgres::format::lsn::Lsn;
 use crate::postgres::format::page;
 use crate::postgres::format::segment::SystemId;
 use crate::postgres::format::timeline::TimelineId;
+use crate::postgres::session_settings::{self, SessionRights};
 use crate::postgres::wal::catalog::{CatalogRow, ListedRow, RelationRow, TupleId};
 use crate::postgres::wire::conninfo::{ChannelBinding, Conninfo, ConninfoHost, TargetSessionAttrs};
 use crate::postgres::wire::error::LoginAttempt;
@@ -137,6 +141,7 @@ pub struct ArchiverState {
 pub struct SqlSession {
     client: Client,
     driver: JoinHandle<()>,
+    rights: SessionRights,
 }
 
 impl Drop for SqlSession {
@@ -175,13 +180,62 @@ impl SqlSession {
         Err(login::combine_errors(errors).into())
     }
 
-    async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
-        let messages = self.client.simple_query(query).await.map_err(|error| SqlError::Query(question, error))?;
+    /// Runs the connection in a task of its own.
+    fn begin<S, T>(client: Client, connection: tokio_postgres::Connection<S, T>) -> SqlSession
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        T: tokio_postgres::tls::TlsStream + Unpin + Send + 'static,
+    {
+        let major = connection.parameter("server_version").map_or(0, major_version);
+        let rights = SessionRights { major, superuser: false };
+        SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }), rights }
+    }
+
+    /// Makes the session independent of what users have set or defined. If the settings of the startup packet do not
+    /// hold, something between here and the server has dropped them, and may also drop or share those of a session.
+    async fn make_safe(&mut self) -> Result<SessionSafety, tokio_postgres::Error> {
+        let answers = self
+            .ask(&format!(
+                "{}; SHOW search_path; SHOW is_superuser; SELECT pg_catalog.current_setting('{}', true)",
+                session_settings::first_statements(self.rights.major),
+                session_settings::MARKER_SETTING
+            ))
+            .await?;
+        let values: Vec<&str> = answers.iter().filter_map(|row| row.get(0)).collect();
+        let ["\"\"", superuser, "on"] = values.as_slice() else { return Ok(SessionSafety::OptionsDropped) };
+        self.rights.superuser = *superuser == "on";
+        if self.rights.superuser {
+            self.ask(&session_settings::superuser_statements(self.rights.major)).await?;
+        }
+        Ok(SessionSafety::Safe)
+    }
+
+    async fn ask(&self, query: &str) -> Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
         let row = |message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         };
-        Ok(messages.into_iter().filter_map(row).collect())
+        Ok(self.client.simple_query(query).await?.into_iter().filter_map(row).collect())
+    }
+
+    /// Connects to another database of the same server, or again to this one. What only a superuser may set then holds
+    /// from the start, so that no login trigger fires.
+    ///
+    /// # Errors
+    /// [`SqlError`] as for [`SqlSession::connect`].
+    pub async fn connect_beside(&self, info: &Conninfo) -> Result<SqlSession, SqlError> {
+        let options = session_settings::options_for(info.options.as_deref(), self.rights);
+        SqlSession::connect(&Conninfo { options: Some(options), ..info.clone() }).await
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    async fn rows(&self, question: &'static str, query: &str) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        self.ask(query).await.map_err(|error| SqlError::Query(question, error))
     }
 
     /// The rows that a query gives, as text; NULL is empty. `question` names it in errors.
@@ -484,8 +538,12 @@ async fn connect_to(
     let Some(sql) = found else { return Err(login::combine_errors(errors)) };
     let (query, words) = match wanted {
         TargetSessionAttrs::Any | TargetSessionAttrs::PreferStandby => return Ok(sql),
-        TargetSessionAttrs::ReadWrite => ("SELECT current_setting('transaction_read_only') = 'off'", "read-write"),
-        TargetSessionAttrs::ReadOnly => ("SELECT current_setting('transaction_read_only') = 'on'", "read-only"),
+        TargetSessionAttrs::ReadWrite => {
+            ("SELECT pg_catalog.current_setting('transaction_read_only') = 'off'", "read-write")
+        }
+        TargetSessionAttrs::ReadOnly => {
+            ("SELECT pg_catalog.current_setting('transaction_read_only') = 'on'", "read-only")
+        }
         TargetSessionAttrs::Primary => ("SELECT NOT pg_catalog.pg_is_in_recovery()", "a primary"),
         TargetSessionAttrs::Standby => ("SELECT pg_catalog.pg_is_in_recovery()", "a standby"),
     };
@@ -510,9 +568,7 @@ async fn attempt_connection(
     if let Some(password) = &password {
         config.password(password.reveal());
     }
-    if let Some(options) = &info.options {
-        config.options(options);
-    }
+    config.options(session_settings::startup_options(info.options.as_deref()));
     config.channel_binding(match info.channel_binding {
         ChannelBinding::Disable => tokio_postgres::config::ChannelBinding::Disable,
         ChannelBinding::Prefer => tokio_postgres::config::ChannelBinding::Prefer,
@@ -529,7 +585,7 @@ async fn attempt_connection(
         password_from,
     };
     let explain = |error: tokio_postgres::Error| login_error(host, &attempt, error);
-    match (raw, encryption) {
+    let mut sql = match (raw, encryption) {
         (RawSocket::Tcp(stream), TransportEncryption::Tls) => {
             let peer = stream.peer_addr().map_err(failed)?;
             let name = login::server_name(info, host, peer)?.to_str().into_owned();
@@ -543,19 +599,39 @@ async fn attempt_connection(
                 config.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
             }
             let (client, connection) = config.connect_raw(stream, connect).await.map_err(explain)?;
-            Ok(SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+            SqlSession::begin(client, connection)
         }
         (RawSocket::Tcp(stream), TransportEncryption::Plain) => {
             config.ssl_mode(tokio_postgres::config::SslMode::Disable);
             let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
-            Ok(SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+            SqlSession::begin(client, connection)
         }
         (RawSocket::Unix(stream), _) => {
             config.ssl_mode(tokio_postgres::config::SslMode::Disable);
             let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(explain)?;
-            Ok(SqlSession { client, driver: tokio::spawn(async move { drop(connection.await) }) })
+            SqlSession::begin(client, connection)
+        }
+    };
+    match sql.make_safe().await.map_err(explain)? {
+        SessionSafety::Safe => Ok(sql),
+        SessionSafety::OptionsDropped => {
+            let problem = wire::error::POOLER_ADVICE.to_owned();
+            Err(wire::ReplicationError::Login { host: host.to_string(), problem })
         }
     }
+}
+
+/// What became of the settings that a session asked for.
+enum SessionSafety {
+    Safe,
+    /// Those of the startup packet did not hold.
+    OptionsDropped,
+}
+
+/// `17.2 (Debian 17.2-1)`, `19rc1`.
+fn major_version(version: &str) -> u32 {
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version.get(..digits).and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 /// tokio-postgres's refusal in the words of [`wire::ReplicationError`].

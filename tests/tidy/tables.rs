@@ -85,6 +85,7 @@ pub(crate) const ORDERS: [Order; 5] = [
         levels: &[
             &["format"],
             &["wal"],
+            &["session_settings"],
             &["wire", "sql", "index"],
             &["archive"],
             &["fork_check"],

@@ -24,7 +24,7 @@ async fn database_names(server: &Conninfo) -> Result<Vec<DatabaseNames>, sql::Sq
         let mut database = DatabaseNames { row, schemas: Vec::new(), relations: Vec::new() };
         if open {
             let name = Some(database.row.row.name.clone());
-            match add_relation_names(&Conninfo { dbname: name, ..server.clone() }, &mut database).await {
+            match add_relation_names(&first, &Conninfo { dbname: name, ..server.clone() }, &mut database).await {
                 Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(database = database.row.row.name, %error, "the names in this database are not \
@@ -37,8 +37,12 @@ async fn database_names(server: &Conninfo) -> Result<Vec<DatabaseNames>, sql::Sq
     Ok(found)
 }
 
-async fn add_relation_names(server: &Conninfo, database: &mut DatabaseNames) -> Result<(), sql::SqlError> {
-    let sql = SqlSession::connect(server).await?;
+async fn add_relation_names(
+    first: &SqlSession,
+    server: &Conninfo,
+    database: &mut DatabaseNames,
+) -> Result<(), sql::SqlError> {
+    let sql = first.connect_beside(server).await?;
     database.schemas = sql.schemas().await?;
     database.relations = sql.relations().await?;
     Ok(())

@@ -97,6 +97,7 @@ impl HasKind for ReplicationError {
             | ReplicationError::HandshakeCut { .. }
             | ReplicationError::ConnectionClosed(_)
             | ReplicationError::WrongSession { .. } => ErrorKind::Unavailable,
+            ReplicationError::Server { error, .. } if is_from_pooler(error) => ErrorKind::Failed,
             ReplicationError::Server { error, .. } => kind_of_sqlstate(&error.code),
             ReplicationError::Conninfo(_) | ReplicationError::Tls(_) => ErrorKind::Usage,
             ReplicationError::Handshake { .. }
@@ -217,6 +218,15 @@ impl ReplicationError {
     }
 }
 
+/// What to do about a connection pooler. It may give each statement another session, and then no setting holds.
+pub(crate) const POOLER_ADVICE: &str = "a connection pooler, such as PgBouncer, is between walkeep and the server, and \
+    drops the settings that keep a session safe; connect to the server itself";
+
+/// PgBouncer's refusal of a setting. It translates no message, and names no routine as PostgreSQL does.
+fn is_from_pooler(error: &ServerError) -> bool {
+    error.code == "08P01" && error.routine.is_empty() && error.message.starts_with("unsupported startup parameter")
+}
+
 /// By the class of the SQLSTATE (errcodes.txt).
 fn kind_of_sqlstate(code: &str) -> ErrorKind {
     match code {
@@ -273,6 +283,7 @@ impl LoginAttempt {
                 }
             ),
             ("28P01", _) => format!("the password came from {}", self.password_from),
+            _ if is_from_pooler(&error) => POOLER_ADVICE.to_owned(),
             (_, Some(ServerRefusal::UnknownRole)) => format!(
                 "create it: CREATE ROLE {0} {attributes} PASSWORD '…'; or, if it exists: ALTER ROLE {0} {attributes}",
                 self.user
