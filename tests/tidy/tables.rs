@@ -199,7 +199,7 @@ pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
     ("says", "reports, prints, shows, returns", 295),
     ("tells", "reports, prints, shows, returns", 40),
-    ("is told", "is notified", 35),
+    ("is told", "is notified", 34),
     ("is said", "is reported", 24),
     ("comes", "arrives, is received", 127),
     ("came", "arrived, was received", 85),

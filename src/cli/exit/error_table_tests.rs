@@ -425,6 +425,7 @@ fn errors_of_a_selective_restore() {
         (Error::Root { parent: path() }, FAILED),
         (Error::NoTools { major: 17 }, FAILED),
         (Error::Tool { name: text(), said: text() }, FAILED),
+        (Error::Held { staged: text(), name: text(), sessions: text() }, FAILED),
         (Error::WalUnusable(text()), INTEGRITY),
         (Error::Pages(text()), INTEGRITY),
         (Error::Conninfo(text()), USAGE),

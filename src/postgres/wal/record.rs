@@ -35,7 +35,7 @@ pub mod rmgr {
     /// 15).
     pub(super) const LAST_BUILT_IN: u8 = 21;
     /// The first number an extension may take.
-    pub(super) const FIRST_CUSTOM: u8 = 128;
+    pub const FIRST_CUSTOM: u8 = 128;
 }
 
 /// The part of `xl_info` that belongs to the resource manager (`XLR_RMGR_INFO_MASK`).

@@ -78,6 +78,16 @@ pub(in crate::cli) fn print_returned(
             out.print_line(format!("  {:<11}  {line}", if nth == 0 { "note" } else { "" }))?;
         }
     }
+    for failure in &returned.failures {
+        out.print_line(format!("  {}      {}", out.style(TextTone::Bad, "failed"), failure.object))?;
+        let wrapped = |text: &str| wrap_text(text, text_width().saturating_sub(15));
+        // A statement is there to be copied.
+        let longer = failure.statement.iter().filter(|statement| **statement != failure.object);
+        let statement = longer.flat_map(|statement| statement.lines().map(str::to_owned));
+        for line in wrapped(&failure.reason).into_iter().chain(statement).chain(wrapped(&failure.advice)) {
+            out.print_line(format!("               {line}"))?;
+        }
+    }
     if let SelectedObject::Database { new, .. } = part {
         let advice =
             format!("it has no planner statistics yet: vacuumdb --analyze-only {}", shell::quote_for_shell(new));

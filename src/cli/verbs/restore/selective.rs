@@ -36,7 +36,7 @@ pub(in crate::cli) struct SelectiveRestoreArgs {
     /// Bring back this table alone, into the same database
     #[arg(long, value_name = "SCHEMA.NAME")]
     pub(in crate::cli) table: Option<String>,
-    /// What it is to be called [default: its name and _restored]
+    /// What it is to be called [default: its name and _restored; a dropped table keeps its name]
     #[arg(long = "as", value_name = "NAME")]
     pub(in crate::cli) new_name: Option<String>,
     /// The running server [default: the cluster's connection]
@@ -65,12 +65,14 @@ pub(in crate::cli) async fn run(
     around: &CliContext,
 ) -> anyhow::Result<CliExitCode> {
     let wish = build_request(args, config, cluster, around)?;
-    let (part, into) = (wish.part.clone(), wish.into.to_string());
-    let wanted = describe_part(&part);
+    let into = wish.into.to_string();
+    let wanted = describe_part(&wish.part);
     let begun = around.clock.elapsed();
     let (mut single, found) =
         SelectiveRestore::begin(wish).await.with_context(|| format!("cannot bring back {wanted}"))?;
     log_found(&found);
+    let part = single.part().clone();
+    let wanted = describe_part(&part);
     let made = make_plan(config, cluster, &args.target.request, around).await;
     let (planner, plan) = match made {
         Ok(made) => made,
@@ -113,10 +115,15 @@ pub(in crate::cli) async fn run(
     let returned = returned.with_context(|| format!("cannot bring back {wanted}"))?;
     if args.json {
         around.output.print_json(&SelectiveRestoreJson { plan: document, returned: Some(&returned) })?;
+    } else {
+        print_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), &around.output)?;
+    }
+    if returned.failures.is_empty() {
         return Ok(CliExitCode::Done);
     }
-    print_returned(&returned, &part, &into, around.clock.elapsed().saturating_sub(begun), &around.output)?;
-    Ok(CliExitCode::Done)
+    let count = returned.failures.len();
+    let message = format!("the rows of {wanted} are there, but {count} things could not be brought back with them");
+    Err(CliError { code: CliExitCode::Failed, message }.into())
 }
 
 fn build_request(
@@ -146,6 +153,7 @@ fn build_request(
     let jobs = single.jobs.map_or_else(|| open::worker_threads().min(4), usize::from);
     Ok(SelectiveRestoreOptions {
         part: selected_part(single, &into)?,
+        own_name_if_free: single.new_name.is_none(),
         into,
         scratch: std::path::absolute(&scratch).context("cannot tell where the scratch directory goes")?,
         bindir: args.server.pg_bindir.clone(),

@@ -6,7 +6,7 @@ use crate::base::blocking::WorkerLostError;
 use crate::base::error_kind::{ErrorKind, HasKind};
 use crate::base::units::format_megabytes_needed;
 use crate::postgres::archive::chunks::PackError;
-use crate::postgres::sql;
+use crate::postgres::sql::{self, quote_identifier};
 use crate::vault;
 
 use super::super::server_start::ServerStartError;
@@ -116,6 +116,20 @@ pub enum SelectiveRestoreError {
         /// The least version.
         major: u32,
     },
+    /// Sessions that could not be ended.
+    #[error(
+        "database {name} is complete, but is still called {staged}, because sessions are connected to it: {sessions}; \
+         end them, then run: ALTER DATABASE {staged} RENAME TO {}",
+        quote_identifier(name)
+    )]
+    Held {
+        /// What it is called.
+        staged: String,
+        /// What it was to be called.
+        name: String,
+        /// Who they are.
+        sessions: String,
+    },
     /// A tool ended with an error.
     #[error("{name} failed: {said}")]
     Tool {
@@ -185,6 +199,7 @@ impl HasKind for SelectiveRestoreError {
             | SelectiveRestoreError::Root { .. }
             | SelectiveRestoreError::NoTools { .. }
             | SelectiveRestoreError::Tool { .. }
+            | SelectiveRestoreError::Held { .. }
             | SelectiveRestoreError::NoSuperuser(_)
             | SelectiveRestoreError::NoRandomness
             | SelectiveRestoreError::Io { .. }

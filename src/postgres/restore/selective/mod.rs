@@ -15,6 +15,10 @@
 mod wal_survey;
 mod transfer;
 mod error;
+mod restore_failure;
+mod part_copy;
+mod staged_database;
+mod table_rows;
 mod scratch_server;
 mod catalog_files;
 mod table_rename;
@@ -34,7 +38,7 @@ use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::Manifest;
 use crate::postgres::archive::spool::Spool;
 use crate::postgres::format::timeline::{TimelineHistory, TimelineId};
-use crate::postgres::sql::{SqlSession, quote_identifier, quote_literal};
+use crate::postgres::sql::{SqlError, SqlSession, quote_identifier, quote_literal};
 
 use super::plan::ProvedRestore;
 use super::server_start::{ReachedTarget, ServerStart};
@@ -42,8 +46,8 @@ use super::target::RecoveryTargetAction;
 
 use scratch_server::{ScratchContents, ScratchServer, bytes_of, database_of_path};
 use transfer::{
-    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database_error, may_create_databases, require_no_database,
-    require_no_relation, roll_back_prepared,
+    BackupCatalogs, ScratchAttempt, WantedDatabases, absent_database_error, may_create_databases, quiet_event_triggers,
+    require_no_database, require_no_relation, roll_back_prepared, wake_event_triggers,
 };
 use wal_survey::{SurveyRange, WalSurvey};
 
@@ -53,6 +57,7 @@ pub use error::SelectiveRestoreError;
 pub use request::{
     RestoreLeftovers, SelectedObject, SelectiveRestoreOptions, SelectiveRestoreReport, SelectiveRestoreStep,
 };
+pub use restore_failure::RestoreFailure;
 pub use scratch_directory::LeftoverScratch;
 pub use table_name::TableName;
 pub use under_way::SelectiveRestore;
@@ -66,21 +71,30 @@ struct SelectiveRestoreSource<'s> {
     progress: &'s (dyn Fn(SelectiveRestoreStep) + Sync),
 }
 
+/// Our own session in the running server: for a table in its database, after one in the connection's own.
+async fn connect_to_running(wish: &SelectiveRestoreOptions) -> Result<SqlSession, SqlError> {
+    let info = wish.session_conninfo();
+    if info.dbname == wish.into.dbname {
+        return SqlSession::connect(&info).await;
+    }
+    match SqlSession::connect(&wish.into).await {
+        Ok(first) => first.connect_beside(&info).await,
+        // A role may be let into the table's database alone.
+        Err(_) => SqlSession::connect(&info).await,
+    }
+}
+
 impl SelectiveRestore {
     /// Looks at the running server, and refuses what cannot be. Nothing is changed, there or here.
     ///
     /// # Errors
     /// [`SelectiveRestoreError`].
     pub async fn begin(
-        wish: SelectiveRestoreOptions,
+        mut wish: SelectiveRestoreOptions,
     ) -> Result<(SelectiveRestore, RestoreLeftovers), SelectiveRestoreError> {
         let server = wish.into.to_string();
         let unfit = |why: &str| SelectiveRestoreError::UnusableServer { server: server.clone(), why: why.to_owned() };
-        let mut info = wish.into.clone();
-        if let SelectedObject::Table { database, .. } = &wish.part {
-            info.dbname = Some(database.clone());
-        }
-        let sql = match SqlSession::connect(&info).await {
+        let sql = match connect_to_running(&wish).await {
             Err(error) if error.sqlstate() == Some("3D000") && matches!(wish.part, SelectedObject::Table { .. }) => {
                 let (name, advice) =
                     (wish.part.database().to_owned(), "bring back the whole database with --database, or name another");
@@ -90,6 +104,12 @@ impl SelectiveRestore {
         };
         if sql.in_recovery().await? {
             return Err(unfit("is a standby, which takes no writes; name its primary with --into"));
+        }
+        if let SelectedObject::Table { name, new, .. } = &mut wish.part
+            && wish.own_name_if_free
+            && !table_rename::taken_names(&sql, &name.schema).await?.contains(&name.name)
+        {
+            *new = name.clone();
         }
         match &wish.part {
             SelectedObject::Database { new, .. } => require_no_database(&sql, new, &server).await?,
@@ -113,9 +133,15 @@ impl SelectiveRestore {
         let databases = running.sql.query("the databases", &staged).await?.into_iter().flatten().collect();
         let scratch = ScratchServer::find_leftovers(&wish.scratch);
         Ok((
-            SelectiveRestore { wish, running, scratch: None, staged: None, candidates: Vec::new() },
+            SelectiveRestore { wish, running, scratch: None, staged: None, loaded: None, candidates: Vec::new() },
             RestoreLeftovers { scratch, databases },
         ))
+    }
+
+    /// What is brought back, and what it will be called.
+    #[must_use]
+    pub fn part(&self) -> &SelectedObject {
+        &self.wish.part
     }
 
     /// Does it. Dropped before its end, it leaves the rest to [`SelectiveRestore::clean_up`].
@@ -132,26 +158,19 @@ impl SelectiveRestore {
         let manifest = super::backup_reading::read_manifest(archive, &proved.backup).await?;
         let catalogs = BackupCatalogs::read(archive, &manifest).await?;
         self.candidates = self.superuser_candidates(&catalogs);
-        let scratch = self.scratch.insert(ScratchServer::new(&self.wish.scratch)?);
-        let bin = super::server_start::find_programs(
-            manifest.summary.major_version,
-            self.wish.bindir.as_deref(),
-            &self.wish.search,
-        )?;
-        scratch.set_program_dir(bin);
-        let tools = scratch_server::find_programs(
-            manifest.summary.major_version.max(self.running.major),
-            self.wish.bindir.as_deref(),
-            &self.wish.search,
-        );
-        let tools = tools
-            .ok_or(SelectiveRestoreError::NoTools { major: manifest.summary.major_version.max(self.running.major) })?;
+        let major = manifest.summary.major_version;
+        let scratch = self.scratch.insert(ScratchServer::new(&self.wish.scratch, major)?);
+        let (named, search) = (self.wish.bindir.as_deref(), &self.wish.search);
+        scratch.set_program_dir(super::server_start::find_programs(major, named, search)?);
+        let newer = major.max(self.running.major);
+        let tools = pg_tools::find_tools(newer, named, search);
+        let tools = tools.ok_or(SelectiveRestoreError::NoTools { major: newer })?;
         let source = SelectiveRestoreSource { archive, spool, proved, manifest: &manifest, progress };
         let survey = self.survey_wal(&source, &catalogs).await?;
         let mut notes = Vec::new();
         let mut wanted = self.wanted_databases(&catalogs, &survey, &mut notes)?;
         let reached = loop {
-            match self.restore_scratch(&source, &wanted).await? {
+            match self.restore_scratch(&source, &wanted, survey.needs_libraries()).await? {
                 ScratchAttempt::Good(reached) => break reached,
                 ScratchAttempt::Again(more, why) => {
                     notes.push(why.clone());
@@ -162,19 +181,26 @@ impl SelectiveRestore {
         };
         let fetched = bytes_of(manifest.entries.iter().filter(|entry| wanted.includes(database_of_path(&entry.path))));
         let sql = self.connect_as_superuser(self.wish.part.database()).await?;
+        let triggers = quiet_event_triggers(&sql).await?;
         notes.extend(roll_back_prepared(&sql).await?);
         notes.extend(self.missing_roles(&sql).await?);
-        let bytes = match self.wish.part.clone() {
-            SelectedObject::Database { name, new } => self.copy_database(sql, &tools, &name, &new, progress).await?,
+        let copied = match self.wish.part.clone() {
+            SelectedObject::Database { name, new } => {
+                notes.extend(self.drop_role_settings(&sql).await?);
+                wake_event_triggers(&sql, &triggers).await?;
+                self.copy_database(sql, &tools, (&name, &new), progress).await?
+            }
             SelectedObject::Table { database, name, new } => {
                 let source = table_rename::ScratchTable {
                     sql: &sql,
                     from: &name,
                     to: &new,
+                    original: name.clone(),
                     taken: table_rename::taken_names(&self.running.sql, &new.schema).await?,
                 };
-                notes.extend(source.rename_in_scratch(&database).await?);
-                self.copy_table(sql, &tools, &new, progress).await?
+                let prepared = source.rename_in_scratch(&database).await?;
+                notes.extend(prepared.notes.iter().cloned());
+                self.copy_table(sql, &tools, (&new, &prepared), progress).await?
             }
         };
         let (database, table) = match &self.wish.part {
@@ -184,16 +210,26 @@ impl SelectiveRestore {
         Ok(SelectiveRestoreReport {
             database,
             table,
-            bytes,
+            bytes: copied.bytes,
             fetched_bytes: fetched,
             backup_bytes: manifest.summary.logical_bytes,
             reached,
             notes,
+            failures: copied.failures,
         })
     }
 
     /// Ends the scratch server, removes its directory, and drops the database that is half filled, if there is one.
     pub async fn clean_up(mut self) {
+        if let Err(error) = self.running.reopen(&self.wish).await {
+            tracing::warn!(%error, "cannot connect to the running server again");
+        }
+        if let Some(table) = self.loaded.take() {
+            let statement = format!("DROP TABLE IF EXISTS {}", table.to_sql());
+            if let Err(error) = self.running.sql.execute("dropping the unfinished copy", &statement).await {
+                tracing::warn!(table = %table, %error, "cannot drop the unfinished copy");
+            }
+        }
         if let Some(name) = self.staged.take() {
             let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(&name));
             // A session goes on with `CREATE DATABASE` though the tool that asked for it was killed; until it is done
@@ -298,11 +334,13 @@ impl SelectiveRestore {
         &mut self,
         source: &SelectiveRestoreSource<'_>,
         wanted: &WantedDatabases,
+        preload_libraries: bool,
     ) -> Result<ScratchAttempt, SelectiveRestoreError> {
         let SelectiveRestoreSource { archive, proved, manifest, progress, .. } = *source;
         let Some(scratch) = self.scratch.as_mut() else { return Err(super::error::RestoreError::WorkerLost.into()) };
         scratch.clear()?;
-        let load = ScratchContents { archive, proved, manifest, restore_command: &self.wish.restore_command, progress };
+        let restore_command = &self.wish.restore_command;
+        let load = ScratchContents { archive, proved, manifest, restore_command, preload_libraries, progress };
         load.place_files(scratch, |oid| wanted.includes(Some(oid))).await?;
         let start = ServerStart {
             pgdata: scratch.data_dir(),
@@ -317,7 +355,9 @@ impl SelectiveRestore {
         let reached = loop {
             let pause = archive.vault().clock().sleep(POLL_INTERVAL);
             match futures_util::future::select(&mut running, pause).await {
-                futures_util::future::Either::Left((reached, _)) => break reached?,
+                futures_util::future::Either::Left((reached, _)) => {
+                    break reached.map_err(|error| scratch.keep_log(error))?;
+                }
                 futures_util::future::Either::Right(_) => {
                     let _one_at_a_time = told.lock();
                     let lines = scratch_server::read_appended(&scratch.request_log(), &mut at);

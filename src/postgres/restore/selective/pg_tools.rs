@@ -9,11 +9,13 @@ use tokio::process::Command;
 use crate::postgres::wire::Conninfo;
 use crate::postgres::wire::conninfo::{AuthMethod, ChannelBinding, RootCert, SslMode, TargetSessionAttrs};
 
+use super::super::server_start::major_version_of;
 use super::error::{SelectiveRestoreError, io_error};
+use super::restore_failure::FailedEntry;
 
 /// Variables that libpq takes settings from (`PQconninfoOptions` in fe-connect.c); what the tools get is said whole
 /// instead.
-const LIBPQ_VARIABLES: [&str; 28] = [
+const LIBPQ_VARIABLES: [&str; 33] = [
     "PGHOST",
     "PGHOSTADDR",
     "PGPORT",
@@ -42,10 +44,16 @@ const LIBPQ_VARIABLES: [&str; 28] = [
     "PGLOADBALANCEHOSTS",
     "PGKRBSRVNAME",
     "PGSSLCOMPRESSION",
+    // Not connection options, but sent or read by libpq all the same (`EnvironmentOptions` in fe-protocol3.c).
+    "PGDATESTYLE",
+    "PGTZ",
+    "PGGEQO",
+    "PGSSLCRLDIR",
+    "PGSSLCERTMODE",
 ];
 
 /// How much of what a tool complains about is kept.
-const MAX_STDERR_BYTES: u64 = 64 << 10;
+const MAX_STDERR_BYTES: u64 = 4 << 20;
 
 /// One run of a tool.
 #[derive(Debug)]
@@ -66,7 +74,7 @@ impl PgTool {
         for (variable, value) in libpq_variables(info) {
             command.env(variable, value);
         }
-        command.env("LC_MESSAGES", "C").kill_on_drop(true).current_dir("/");
+        command.env("LC_ALL", "C").kill_on_drop(true).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         PgTool { program, command }
     }
@@ -82,7 +90,23 @@ impl PgTool {
     }
 
     /// Runs it to its end. Dropped before that, it is killed.
-    pub(super) async fn run(mut self) -> Result<(), SelectiveRestoreError> {
+    pub(super) async fn run(self) -> Result<(), SelectiveRestoreError> {
+        let ended = self.run_to_end().await?;
+        if ended.status.success() { Ok(()) } else { Err(ended.into_error()) }
+    }
+
+    /// Runs `pg_restore` to its end and gives what it could not restore. An error after which it could not continue is
+    /// one here, too.
+    pub(super) async fn run_through(self) -> Result<Vec<FailedEntry>, SelectiveRestoreError> {
+        let ended = self.run_to_end().await?;
+        if ended.status.success() {
+            return Ok(Vec::new());
+        }
+        let failures = FailedEntry::read_all(&ended.said);
+        if failures.is_empty() || !ended.said.contains(CONTINUED) { Err(ended.into_error()) } else { Ok(failures) }
+    }
+
+    async fn run_to_end(mut self) -> Result<EndedTool, SelectiveRestoreError> {
         let name = self.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut child = self.command.spawn().map_err(io_error("run", &self.program))?;
         let mut said = Vec::new();
@@ -95,13 +119,46 @@ impl PgTool {
                 .map_err(io_error("read from", &self.program))?;
         }
         let status = child.wait().await.map_err(io_error("wait for", &self.program))?;
-        let said = String::from_utf8_lossy(&said);
+        let said = String::from_utf8_lossy(&said).into_owned();
         if status.success() {
             said.lines().for_each(|line| tracing::warn!(tool = name, "{line}"));
-            return Ok(());
         }
-        Err(SelectiveRestoreError::Tool { said: first_error(&said).unwrap_or_else(|| status.to_string()), name })
+        Ok(EndedTool { name, status, said })
     }
+}
+
+/// The end of what `pg_restore` writes if it continued after errors.
+const CONTINUED: &str = "errors ignored on restore";
+
+/// A tool that has ended.
+struct EndedTool {
+    name: String,
+    status: std::process::ExitStatus,
+    said: String,
+}
+
+impl EndedTool {
+    fn into_error(self) -> SelectiveRestoreError {
+        let said = first_error(&self.said).unwrap_or_else(|| self.status.to_string());
+        SelectiveRestoreError::Tool { name: self.name, said }
+    }
+}
+
+/// The directory with `pg_dump` and `pg_restore` of this major version; if there is none, with those of the oldest
+/// later one. The directory that the user named is asked first.
+pub(super) fn find_tools(major: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Option<PathBuf> {
+    let version = |place: &Path| {
+        let whole = place.join("pg_restore").exists();
+        major_version_of(&place.join("pg_dump")).filter(|found| whole && *found >= major)
+    };
+    if let Some(named) = bindir.filter(|named| version(named).is_some()) {
+        return Some(named.to_owned());
+    }
+    let packaged = (major..major.saturating_add(8)).flat_map(|major| {
+        [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from)
+    });
+    let places = packaged.chain(search.iter().cloned());
+    places.filter_map(|place| Some((version(&place)?, place))).min_by_key(|(found, _)| *found).map(|(_, place)| place)
 }
 
 /// The first error and the lines that belong to it, in one.
@@ -198,7 +255,9 @@ const fn auth_method_value(method: AuthMethod) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{first_error, libpq_variables};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::{find_tools, first_error, libpq_variables};
     use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
     #[test]
@@ -210,6 +269,28 @@ mod tests {
         assert_eq!((value("PGUSER"), value("PGDATABASE"), value("PGPASSWORD")), (Some("u"), Some("d"), Some("p")));
         assert_eq!((value("PGSSLMODE"), value("PGSSLROOTCERT")), (Some("verify-full"), Some("/ca")));
         assert_eq!((value("PGOPTIONS"), value("PGHOSTADDR")), (Some("-c x=1"), None));
+    }
+
+    #[test]
+    fn tools_of_the_servers_own_version_are_preferred() {
+        let all = tempfile::tempdir().unwrap();
+        // Newer than any that may be installed here.
+        let place = |major: u32| {
+            let place = all.path().join(major.to_string());
+            std::fs::create_dir(&place).unwrap();
+            for tool in ["pg_dump", "pg_restore"] {
+                let text = format!("#!/bin/sh\necho '{tool} (PostgreSQL) {major}.1'\n");
+                std::fs::write(place.join(tool), text).unwrap();
+                std::fs::set_permissions(place.join(tool), std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            place
+        };
+        let (newest, own, newer) = (place(92), place(90), place(91));
+        let search = [newest.clone(), own.clone(), newer.clone()];
+        assert_eq!(find_tools(90, None, &search), Some(own));
+        assert_eq!(find_tools(90, None, &[newest.clone(), newer.clone()]), Some(newer), "the oldest of the newer ones");
+        assert_eq!(find_tools(90, Some(&newest), &search), Some(newest), "the user has named it");
+        assert_eq!(find_tools(93, None, &search), None);
     }
 
     #[test]

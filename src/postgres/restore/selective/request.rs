@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::restore_failure::RestoreFailure;
 use super::scratch_directory::LeftoverScratch;
 use super::table_name::TableName;
 use crate::postgres::restore::server_start::ReachedTarget;
@@ -42,6 +43,8 @@ impl SelectedObject {
 pub struct SelectiveRestoreOptions {
     /// What.
     pub part: SelectedObject,
+    /// Whether a table keeps its name if the running server has no relation of that name.
+    pub own_name_if_free: bool,
     /// The running server.
     pub into: Conninfo,
     /// Where the scratch directory is made.
@@ -54,6 +57,17 @@ pub struct SelectiveRestoreOptions {
     pub jobs: usize,
     /// What the scratch server asks for segments that are not kept for it.
     pub restore_command: String,
+}
+
+impl SelectiveRestoreOptions {
+    /// How our own session reaches the running server: for a table, in its database.
+    pub(super) fn session_conninfo(&self) -> Conninfo {
+        let mut info = self.into.clone();
+        if let SelectedObject::Table { database, .. } = &self.part {
+            info.dbname = Some(database.clone());
+        }
+        info
+    }
 }
 
 /// How far it is.
@@ -90,6 +104,8 @@ pub struct SelectiveRestoreReport {
     pub reached: ReachedTarget,
     /// What one should know.
     pub notes: Vec<String>,
+    /// What could not be brought back with the rows.
+    pub failures: Vec<RestoreFailure>,
 }
 
 /// What was found before anything was done.

@@ -24,6 +24,7 @@ use crate::postgres::archive::Archive;
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
 use crate::postgres::format::datadir::RelationFile;
 use crate::postgres::format::pg_control::RequiredSettings;
+use crate::postgres::session_settings::{self, SessionRights};
 use crate::postgres::wire::{Conninfo, LibpqEnvironment};
 
 use super::super::backup_reading::{PROGRESS_INTERVAL, tablespace_map};
@@ -31,7 +32,7 @@ use super::super::destination::{CheckedDestination, Destination};
 use super::super::placement::Placement;
 use super::super::plan::ProvedRestore;
 use super::super::recovery_settings::{self, AUTO_CONF, RECOVERY_SIGNAL, RecoverySettings};
-use super::super::server_start::{START_LOG, major_version_of};
+use super::super::server_start::{START_LOG, ServerStartError};
 use super::super::target::RecoveryTargetAction;
 use super::error::{SelectiveRestoreError, io_error};
 use super::request::SelectiveRestoreStep;
@@ -51,13 +52,14 @@ pub(super) struct ScratchServer {
     dir: PathBuf,
     sockets: PathBuf,
     owner: Option<FileOwner>,
+    major: u32,
     bin: Option<PathBuf>,
     _lock: FileLock,
 }
 
 impl ScratchServer {
-    /// A new directory in `parent`, which is made if it is not there.
-    pub(super) fn new(parent: &Path) -> Result<ScratchServer, SelectiveRestoreError> {
+    /// A new directory in `parent`, which is made if it is not there, for a server of this major version.
+    pub(super) fn new(parent: &Path, major: u32) -> Result<ScratchServer, SelectiveRestoreError> {
         let mut random = [0; 4];
         SysRng.try_fill_bytes(&mut random).map_err(|_none| SelectiveRestoreError::NoRandomness)?;
         let name = format!("{SCRATCH_PREFIX}{:08x}", u32::from_le_bytes(random));
@@ -75,7 +77,7 @@ impl ScratchServer {
         if sockets.as_os_str().len() > MAX_SOCKET_DIR_BYTES {
             sockets = Path::new("/tmp").join(&name);
         }
-        let scratch = ScratchServer { dir, sockets, owner, bin: None, _lock: lock };
+        let scratch = ScratchServer { dir, sockets, owner, major, bin: None, _lock: lock };
         create_dir(&scratch.sockets, owner)?;
         create_dir(&scratch.wal_dir(), owner)?;
         Ok(scratch)
@@ -85,6 +87,7 @@ impl ScratchServer {
     pub(super) fn find_leftovers(parent: &Path) -> Vec<LeftoverScratch> {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
         let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX));
+        let ours = ours.filter(|entry| entry.path().is_dir());
         let mut found: Vec<LeftoverScratch> = ours
             .filter_map(|entry| {
                 let dir = entry.path();
@@ -143,7 +146,8 @@ impl ScratchServer {
         Ok(())
     }
 
-    /// How the server that runs here is reached.
+    /// How the server that runs here is reached, by a superuser: with options that leave what is set for its databases
+    /// and roles without effect.
     pub(super) fn conninfo(&self, user: &str, database: &str) -> Result<Conninfo, SelectiveRestoreError> {
         let word = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
         let sockets = self.sockets.to_string_lossy();
@@ -153,8 +157,26 @@ impl ScratchServer {
             word(user),
             word(database)
         );
-        Conninfo::parse(&text, &LibpqEnvironment::default())
-            .map_err(|error| SelectiveRestoreError::Conninfo(error.to_string()))
+        let info = Conninfo::parse(&text, &LibpqEnvironment::default())
+            .map_err(|error| SelectiveRestoreError::Conninfo(error.to_string()))?;
+        let rights = SessionRights { major: self.major, superuser: true };
+        Ok(Conninfo { options: Some(session_settings::options_for(None, rights)), ..info })
+    }
+
+    /// Keeps the server's log beside the directory, which is removed, if an error refers to it.
+    pub(super) fn keep_log(&self, error: ServerStartError) -> ServerStartError {
+        let kept = self.dir.with_extension("log");
+        let keep = |log: PathBuf| match fs::copy(&log, &kept) {
+            Ok(_) => kept.clone(),
+            Err(_) => log,
+        };
+        match error {
+            ServerStartError::ServerEnded { last_words, log } => {
+                ServerStartError::ServerEnded { last_words, log: keep(log) }
+            }
+            ServerStartError::ServerStuck { why, log } => ServerStartError::ServerStuck { why, log: keep(log) },
+            other => other,
+        }
     }
 
     /// Notes which programs run the server, so that they can also end it.
@@ -250,6 +272,9 @@ pub(super) struct ScratchContents<'a> {
     pub(super) manifest: &'a Manifest,
     /// Asked where the scratch directory has no such segment.
     pub(super) restore_command: &'a str,
+    /// Whether the log has records that only a library of the original can replay. Any other library would only run its
+    /// hooks here.
+    pub(super) preload_libraries: bool,
     pub(super) progress: &'a (dyn Fn(SelectiveRestoreStep) + Sync),
 }
 
@@ -342,9 +367,13 @@ impl ScratchContents<'_> {
         let locks = u64::from(required.max_locks_per_transaction.max(64))
             .saturating_mul(u64::from(required.max_connections.max(100)))
             / 32;
-        let libraries =
-            preloaded_libraries(&placement.read_placed("postgresql.conf")?, &placement.read_placed(AUTO_CONF)?);
-        for (name, value) in SCRATCH_SETTINGS {
+        let libraries = if self.preload_libraries {
+            preloaded_libraries(&placement.read_placed("postgresql.conf")?, &placement.read_placed(AUTO_CONF)?)
+        } else {
+            Vec::new()
+        };
+        let newer = NEWER_SCRATCH_SETTINGS.into_iter().filter(|(since, _, _)| *since <= major);
+        for (name, value) in SCRATCH_SETTINGS.into_iter().chain(newer.map(|(_, name, value)| (name, value))) {
             // Writing to a string cannot fail.
             let _written = writeln!(text, "{name} = {value}");
         }
@@ -389,18 +418,23 @@ impl ScratchContents<'_> {
 
 /// What a scratch server is set to, whatever the server that was backed up was. Nothing of it must last, and nothing of
 /// it may reach out.
-const SCRATCH_SETTINGS: [(&str, &str); 25] = [
+const SCRATCH_SETTINGS: [(&str, &str); 27] = [
     ("listen_addresses", "''"),
     ("unix_socket_permissions", "0700"),
     ("max_connections", "32"),
     ("max_wal_senders", "0"),
-    ("max_replication_slots", "0"),
+    // Replay needs one for each replication origin that the log mentions (`replorigin_advance`). Before 18, this
+    // setting is their number, too.
+    ("max_replication_slots", "10000"),
     // No extension's workers: a scheduler among them would run the jobs of the copy.
     ("max_worker_processes", "0"),
     ("max_parallel_workers_per_gather", "0"),
     // Or a subscription of the copy would take its publisher's changes.
     ("max_logical_replication_workers", "0"),
     ("autovacuum", "off"),
+    // Near these ages a server vacuums although it is off, and so runs the functions of indexes.
+    ("autovacuum_freeze_max_age", "2000000000"),
+    ("autovacuum_multixact_freeze_max_age", "2000000000"),
     ("hot_standby", "off"),
     // Records about pages of databases that are left out. What they say of pages that are not is looked for in the log.
     ("ignore_invalid_pages", "on"),
@@ -419,6 +453,10 @@ const SCRATCH_SETTINGS: [(&str, &str); 25] = [
     ("huge_pages", "off"),
     ("wal_level", "replica"),
 ];
+
+/// What only newer servers know: the first major version that does.
+const NEWER_SCRATCH_SETTINGS: [(u32, &str, &str); 2] =
+    [(17, "event_triggers", "off"), (18, "max_active_replication_origins", "10000")];
 
 const fn no_required_settings() -> RequiredSettings {
     RequiredSettings {
@@ -481,19 +519,6 @@ pub(super) fn read_log(scratch: &ScratchServer) -> String {
     String::from_utf8_lossy(&fs::read(scratch.data_dir().join(START_LOG)).unwrap_or_default()).into_owned()
 }
 
-/// Programs of this major version or a later one that are no older than `least`.
-pub(super) fn find_programs(least: u32, bindir: Option<&Path>, search: &[PathBuf]) -> Option<PathBuf> {
-    let packaged = (least..least.saturating_add(8)).flat_map(|major| {
-        [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from)
-    });
-    let places = bindir.map(Path::to_path_buf).into_iter().chain(packaged).chain(search.iter().cloned());
-    let fits = |place: &PathBuf| {
-        place.join("pg_restore").exists()
-            && major_version_of(&place.join("pg_dump")).is_some_and(|major| major >= least)
-    };
-    places.into_iter().find(fits)
-}
-
 /// Bytes in the files of a directory and those below, as far as they can be seen.
 pub(super) fn bytes_in(path: &Path) -> u64 {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -510,4 +535,26 @@ pub(super) fn read_appended(path: &Path, at: &mut u64) -> String {
     }
     *at = len;
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{START_LOG, ScratchServer, ServerStartError};
+
+    #[test]
+    fn a_log_that_an_error_names_outlives_its_server() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = ScratchServer::new(parent.path(), 17).unwrap();
+        fs::create_dir(scratch.data_dir()).unwrap();
+        let log = scratch.data_dir().join(START_LOG);
+        fs::write(&log, "FATAL:  no\n").unwrap();
+        let error = scratch.keep_log(ServerStartError::ServerEnded { last_words: "no".to_owned(), log: log.clone() });
+        drop(scratch);
+        let ServerStartError::ServerEnded { log: kept, .. } = error else { panic!("{error}") };
+        assert!(!log.exists(), "the scratch directory is removed");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "FATAL:  no\n");
+        assert_eq!(ScratchServer::find_leftovers(parent.path()), [], "a log is nothing to clean up");
+    }
 }

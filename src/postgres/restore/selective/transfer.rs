@@ -1,20 +1,13 @@
-//! The ends of a restore of a part: what is asked of the backup's catalogs and of the running server, and the copy
-//! between the two servers.
+//! The ends of a restore of a part: what is asked of the backup's catalogs and of the running server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
-
-use crate::base::clock::real_sleep;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{Pack, PackError, PackId, pack_binding};
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
 use crate::postgres::sql::{SqlSession, quote_identifier, quote_literal};
-use crate::postgres::wire::Conninfo;
 use crate::vault::seal::SealedKind;
 
 use super::super::placement::PlacementError;
@@ -22,17 +15,9 @@ use super::super::server_start::ReachedTarget;
 use super::catalog_files;
 use super::error::SelectiveRestoreError;
 use super::nearest_name::nearest_name;
-use super::pg_tools::PgTool;
-use super::request::{SelectedObject, SelectiveRestoreStep};
-use super::scratch_server::bytes_in;
+use super::request::SelectedObject;
 use super::table_name::TableName;
-use super::under_way::{POLL_INTERVAL, RunningServer, STAGED_DATABASE_PREFIX, SelectiveRestore};
-
-/// A name is in use (`duplicate_database`), and a database has sessions (`object_in_use`).
-const DUPLICATE_DATABASE_SQLSTATE: &str = "42P04";
-const OBJECT_IN_USE_SQLSTATE: &str = "55006";
-/// How long sessions that were just closed may linger.
-const MAX_RENAME_ATTEMPTS: u32 = 50;
+use super::under_way::{RunningServer, SelectiveRestore};
 
 /// What a backup's catalogs say before they are restored: hints, not proofs.
 #[derive(Debug, Default)]
@@ -202,7 +187,21 @@ pub(super) async fn require_no_relation(
             server: server.to_owned(),
         });
     }
-    Ok(())
+    // `CREATE TABLE` takes it, and the replay would be for nothing.
+    let query =
+        format!("SELECT pg_catalog.has_schema_privilege({}, 'CREATE'), current_user", quote_literal(&name.schema));
+    match sql.query("the right to create", &query).await?.into_iter().next().as_deref() {
+        Some([yes, role]) if yes != "t" => {
+            let schema = quote_identifier(&name.schema);
+            let why = format!(
+                "does not let {role} create a table in schema {}; GRANT CREATE ON SCHEMA {schema} TO {}",
+                name.schema,
+                quote_identifier(role)
+            );
+            Err(SelectiveRestoreError::UnusableServer { server: server.to_owned(), why })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prepared transactions that had not ended at the target hold their locks in the scratch server; their rows are not
@@ -219,6 +218,34 @@ pub(super) async fn roll_back_prepared(sql: &SqlSession) -> Result<Vec<String>, 
         ));
     }
     Ok(notes)
+}
+
+/// Event triggers of the scratch database that fire in our own sessions although those say that they are replicas: from
+/// 17 on none does. Gives those that were switched off.
+pub(super) async fn quiet_event_triggers(sql: &SqlSession) -> Result<Vec<(String, String)>, SelectiveRestoreError> {
+    let query = "SELECT evtname, evtenabled FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('A', 'R') ORDER BY 1";
+    let mut quiet = Vec::new();
+    for row in sql.query("the event triggers", query).await? {
+        let Ok([name, fires]) = <[String; 2]>::try_from(row) else { continue };
+        // No event trigger fires for this.
+        let statement = format!("ALTER EVENT TRIGGER {} DISABLE", quote_identifier(&name));
+        sql.execute("switching off an event trigger", &statement).await?;
+        quiet.push((name, fires));
+    }
+    Ok(quiet)
+}
+
+/// Switches them on again, so that the copy has them as they were.
+pub(super) async fn wake_event_triggers(
+    sql: &SqlSession,
+    quiet: &[(String, String)],
+) -> Result<(), SelectiveRestoreError> {
+    for (name, fires) in quiet {
+        let how = if fires == "A" { "ALWAYS" } else { "REPLICA" };
+        let statement = format!("ALTER EVENT TRIGGER {} ENABLE {how}", quote_identifier(name));
+        sql.execute("switching on an event trigger", &statement).await?;
+    }
+    Ok(())
 }
 
 impl SelectiveRestore {
@@ -266,161 +293,28 @@ impl SelectiveRestore {
     }
 
     /// Whether owners and grants cannot be brought along: they take a superuser, under the name it had.
-    async fn must_skip_owners(&self, sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
+    pub(super) async fn must_skip_owners(&self, sql: &SqlSession) -> Result<bool, SelectiveRestoreError> {
         let superuser = sql.query("the superuser", "SELECT current_user").await?.into_iter().flatten().next();
         Ok(!self.running.superuser || superuser.is_none_or(|name| !self.running.roles.contains(&name)))
     }
 
-    /// Options of `pg_restore` that the two servers' differences ask for.
-    async fn pg_restore_options(&self, sql: &SqlSession) -> Result<Vec<&'static str>, SelectiveRestoreError> {
-        let mut options = vec!["--exit-on-error", "--no-subscriptions"];
-        if self.must_skip_owners(sql).await? {
-            options.extend(["--no-owner", "--no-acl"]);
-        }
-        let spaces = sql.query("the tablespaces", "SELECT spcname FROM pg_catalog.pg_tablespace").await?;
-        if spaces.into_iter().flatten().any(|name| !self.running.tablespaces.contains(&name)) {
-            options.push("--no-tablespaces");
-        }
-        Ok(options)
-    }
-
-    pub(super) async fn copy_database(
-        &mut self,
-        sql: SqlSession,
-        tools: &Path,
-        name: &str,
-        new: &str,
-        progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
-    ) -> Result<u64, SelectiveRestoreError> {
-        let mut random = [0; 6];
-        SysRng.try_fill_bytes(&mut random).map_err(|_none| SelectiveRestoreError::NoRandomness)?;
-        let staged = random.iter().fold(STAGED_DATABASE_PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"));
-        let options = self.pg_restore_options(&sql).await?;
-        drop(sql);
-        let roles = self.candidates.clone();
-        let scratch = self.connect("template1", &roles).await?;
-        rename_database(&scratch, name, &staged).await?;
-        let size = database_size(&scratch, &staged).await?;
-        let role = scratch
-            .query("the superuser", "SELECT current_user")
-            .await?
-            .into_iter()
-            .flatten()
-            .next()
-            .unwrap_or_default();
-        drop(scratch);
-        let (from, dump) = self.dump_destination(&role, &staged)?;
-        let jobs = self.wish.jobs.max(1).to_string();
-        let tool = PgTool::new(tools, "pg_dump", &from)
-            .args(["-Fd", "-Z1", "--no-subscriptions", "-j", &jobs, "-f"])
-            .arg(&dump);
-        watch_progress(tool.run(), async || progress(SelectiveRestoreStep::Dumping(bytes_in(&dump), size))).await?;
-
-        self.staged = Some(staged.clone());
-        let into = &self.wish.into;
-        let tool = PgTool::new(tools, "pg_restore", into).args(["--create", "-j", &jobs]).args(options);
-        let tool = tool.arg("-d").arg(connection_string_for_tool(into)).arg(&dump);
-        let running = &self.running.sql;
-        watch_progress(tool.run(), async || {
-            let now = database_size(running, &staged).await.unwrap_or(0);
-            progress(SelectiveRestoreStep::Loading(now.min(size), size));
-        })
-        .await?;
-        match rename_database(running, &staged, new).await {
-            Err(SelectiveRestoreError::Sql(error)) if error.sqlstate() == Some(DUPLICATE_DATABASE_SQLSTATE) => {
-                let server = into.to_string();
-                return Err(SelectiveRestoreError::Exists { what: "database", name: new.to_owned(), server });
+    /// Takes away what a database sets for roles that are not in the running server.
+    pub(super) async fn drop_role_settings(&self, sql: &SqlSession) -> Result<Vec<String>, SelectiveRestoreError> {
+        let query = "SELECT r.rolname, b.datname, pg_catalog.array_to_string(s.setconfig, ', ') \
+                     FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole \
+                     JOIN pg_catalog.pg_database b ON b.oid = s.setdatabase \
+                     WHERE b.datname = current_database() ORDER BY 1";
+        let mut notes = Vec::new();
+        for row in sql.query("settings of roles", query).await? {
+            let [role, database, set] = row.as_slice() else { continue };
+            if self.running.roles.contains(role) {
+                continue;
             }
-            renamed => renamed?,
+            let (quoted, database) = (quote_identifier(role), quote_identifier(database));
+            let statement = format!("ALTER ROLE {quoted} IN DATABASE {database} RESET ALL");
+            sql.execute("taking away what is set for a missing role", &statement).await?;
+            notes.push(format!("role {role} is not in this server; what the database set for it is left out: {set}"));
         }
-        self.staged = None;
-        database_size(&self.running.sql, new).await
+        Ok(notes)
     }
-
-    pub(super) async fn copy_table(
-        &mut self,
-        sql: SqlSession,
-        tools: &Path,
-        new: &TableName,
-        progress: &(dyn Fn(SelectiveRestoreStep) + Sync),
-    ) -> Result<u64, SelectiveRestoreError> {
-        let options = self.pg_restore_options(&sql).await?;
-        let query = format!("SELECT pg_catalog.pg_total_relation_size({}), current_user", quote_literal(&new.to_sql()));
-        let rows = sql.query("the table's size", &query).await?;
-        let (size, role) = match rows.into_iter().next().as_deref() {
-            Some([size, role]) => (size.parse().unwrap_or(0), role.clone()),
-            _ => (0, String::new()),
-        };
-        drop(sql);
-        let database = self.wish.part.database().to_owned();
-        let (from, dump) = self.dump_destination(&role, &database)?;
-        let tool =
-            PgTool::new(tools, "pg_dump", &from).args(["-Fc", "-Z1", "--no-publications", "-t"]).arg(new.to_sql());
-        let tool = tool.arg("-f").arg(&dump);
-        let written = || std::fs::metadata(&dump).map_or(0, |metadata| metadata.len());
-        watch_progress(tool.run(), async || progress(SelectiveRestoreStep::Dumping(written(), size))).await?;
-
-        let into = Conninfo { dbname: Some(database), ..self.wish.into.clone() };
-        let tool =
-            PgTool::new(tools, "pg_restore", &into).args(["--single-transaction", "--no-publications"]).args(options);
-        let tool = tool.arg("-d").arg(connection_string_for_tool(&into)).arg(&dump);
-        // Nothing of it can be seen before it is committed.
-        watch_progress(tool.run(), async || progress(SelectiveRestoreStep::Loading(0, size))).await?;
-        let query = format!("SELECT pg_catalog.pg_total_relation_size({})", quote_literal(&new.to_sql()));
-        query_number(&self.running.sql, &query).await
-    }
-
-    fn dump_destination(
-        &self,
-        role: &str,
-        database: &str,
-    ) -> Result<(Conninfo, std::path::PathBuf), SelectiveRestoreError> {
-        let Some(scratch) = &self.scratch else { return Err(super::super::RestoreError::WorkerLost.into()) };
-        Ok((scratch.conninfo(role, database)?, scratch.path().join("dump")))
-    }
-}
-
-/// Waits for `work`, and looks at it now and then.
-async fn watch_progress<T>(work: impl Future<Output = T>, look: impl AsyncFn()) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        let pause = std::pin::pin!(real_sleep(POLL_INTERVAL));
-        match futures_util::future::select(&mut work, pause).await {
-            futures_util::future::Either::Left((done, _)) => return done,
-            futures_util::future::Either::Right(_) => look().await,
-        }
-    }
-}
-
-/// The database of a connection string as `-d` takes it, whatever is in its name.
-fn connection_string_for_tool(info: &Conninfo) -> String {
-    let name = info.dbname.clone().or_else(|| info.user.clone()).unwrap_or_else(|| "postgres".to_owned());
-    format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
-/// Sessions that were just closed may still be there for a moment.
-async fn rename_database(sql: &SqlSession, from: &str, to: &str) -> Result<(), SelectiveRestoreError> {
-    let statement = format!("ALTER DATABASE {} RENAME TO {}", quote_identifier(from), quote_identifier(to));
-    for _ in 0..MAX_RENAME_ATTEMPTS {
-        match sql.execute("renaming the database", &statement).await {
-            Err(error) if error.sqlstate() == Some(OBJECT_IN_USE_SQLSTATE) => {
-                real_sleep(Duration::from_millis(100)).await
-            }
-            renamed => return Ok(renamed?),
-        }
-    }
-    Ok(sql.execute("renaming the database", &statement).await?)
-}
-
-async fn database_size(sql: &SqlSession, name: &str) -> Result<u64, SelectiveRestoreError> {
-    let query = format!(
-        "SELECT pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database WHERE datname = {}",
-        quote_literal(name)
-    );
-    query_number(sql, &query).await
-}
-
-async fn query_number(sql: &SqlSession, query: &str) -> Result<u64, SelectiveRestoreError> {
-    let rows = sql.query("a size", query).await?;
-    Ok(rows.into_iter().flatten().next().and_then(|size| size.parse().ok()).unwrap_or(0))
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::request::SelectiveRestoreOptions;
 use super::scratch_server::ScratchServer;
-use crate::postgres::sql::SqlSession;
+use super::table_name::TableName;
+use crate::postgres::sql::{SqlError, SqlSession};
 
 /// What databases are called while they are being filled.
 pub(super) const STAGED_DATABASE_PREFIX: &str = "walkeep_restoring_";
@@ -26,6 +27,16 @@ pub(super) struct RunningServer {
     pub(super) tablespaces: BTreeSet<String>,
 }
 
+impl RunningServer {
+    /// Connects again if the session has ended: an administrator or a firewall may have cut it during a long replay.
+    pub(super) async fn reopen(&mut self, wish: &SelectiveRestoreOptions) -> Result<(), SqlError> {
+        if self.sql.is_closed() {
+            self.sql = self.sql.connect_beside(&wish.session_conninfo()).await?;
+        }
+        Ok(())
+    }
+}
+
 /// A restore of a part that is under way. Whatever happens to [`SelectiveRestore::run`], [`SelectiveRestore::clean_up`]
 /// must be called after it.
 #[derive(Debug)]
@@ -33,7 +44,10 @@ pub struct SelectiveRestore {
     pub(super) wish: SelectiveRestoreOptions,
     pub(super) running: RunningServer,
     pub(super) scratch: Option<ScratchServer>,
+    /// The database that is being filled.
     pub(super) staged: Option<String>,
+    /// The table that has its rows, and not yet all that is built on them.
+    pub(super) loaded: Option<TableName>,
     /// Roles that may be the scratch server's superuser, likeliest first.
     pub(super) candidates: Vec<String>,
 }

@@ -39,6 +39,8 @@ pub(super) struct WalSurvey {
     pub(super) databases_changed: bool,
     /// The first record that says that `full_page_writes` is off.
     pub(super) no_full_pages: Option<Lsn>,
+    /// Whether there are records of a resource manager that an extension brings (15 and later).
+    pub(super) custom_records: bool,
     /// Segments that were not found, and will be asked for again by the server.
     pub(super) unseen: u64,
 }
@@ -166,6 +168,11 @@ impl SurveyReader {
 }
 
 impl WalSurvey {
+    /// Whether the replay may need the libraries that the original preloads.
+    pub(super) fn needs_libraries(&self) -> bool {
+        self.custom_records || self.unseen > 0
+    }
+
     fn note_record(&mut self, record: &WalRecord<'_>, major: MajorVersion, databases: Option<&[u8; 12]>) {
         let op = record.header.info & RMGR_INFO;
         let main = || record.main_data(major).unwrap_or_default();
@@ -191,6 +198,7 @@ impl WalSurvey {
                 }
             }
             RELATION_MAP_RMGR => self.databases_changed = true,
+            rmgr::FIRST_CUSTOM.. => self.custom_records = true,
             rmgr::SMGR_TRUNCATE_HEAP | 9 if !self.databases_changed => {
                 // A block's reference stands at the front, behind at most eleven bytes.
                 let front = record
