@@ -36,6 +36,7 @@ packages=(
   pgbackrest                                      # the peer that the benchmarks stand beside
   strace                                          # injects failing fsyncs and full disks
   faketime                                        # sets a server's clock back
+  pgbouncer                                       # a connection pooler between a client and a server
   util-linux                                      # setpriv, flock
 )
 

@@ -60,6 +60,8 @@ mod restore_roles;
 mod restore_tablespaces;
 /// One database or table back into a running server under another name.
 mod restore_selective;
+/// What users may define in their databases, against every command that speaks SQL.
+mod hostile;
 /// `walkeep log`: accidents of every kind on real servers, and the way back from each.
 mod log;
 /// `walkeep cleanup`: what is removed, and what stays restorable.
