@@ -245,10 +245,10 @@ async fn plan_postgres(
 ) -> Result<RestorePlan, JointError> {
     let cluster = planner.archive().cluster().to_string();
     let target = RestoreRequest::at_time(PgTime::from_timestamp(moment)).or_nearest(nearest);
-    let plan =
-        planner.plan(target).await.map_err(|source| JointError::PlanPostgres { cluster, source: Box::new(source) })?;
+    let failed = |source| JointError::PlanPostgres { cluster: cluster.clone(), source: Box::new(source) };
+    let plan = planner.plan(target).await.map_err(failed)?;
     match &request.pgdata {
-        Some(pgdata) => Ok(planner.check_destination(plan, pgdata)?),
+        Some(pgdata) => planner.check_destination(plan, pgdata).await.map_err(failed),
         None => Ok(plan),
     }
 }

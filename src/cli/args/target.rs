@@ -1,10 +1,12 @@
 //! The targets of `walkeep plan` and `walkeep restore`: the options, what they mean, and how they are written again.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
+use crate::base::units::parse_span;
 use crate::cli::args::time::WrittenMoment;
 use crate::cli::context::CliContext;
 use crate::cli::exit::CliError;
@@ -78,6 +80,14 @@ pub(in crate::cli) struct PostgresServerArgs {
     /// Options for the PostgreSQL server when it is started, like '-p 5433'
     #[arg(long, value_name = "OPTIONS", requires = "start", allow_hyphen_values = true)]
     pub(in crate::cli) server_options: Option<String>,
+    /// Give the PostgreSQL server up if it makes no progress for this long, like 30min
+    #[arg(long, value_name = "TIME", default_value = "10min", requires = "start", value_parser = parse_timeout)]
+    pub(in crate::cli) start_timeout: Duration,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let span = parse_span(text).ok().and_then(|span| Duration::try_from(span).ok());
+    span.filter(|span| !span.is_zero()).ok_or_else(|| "write a time like 90s or 30min".to_owned())
 }
 
 #[derive(Args, Debug, Default)]

@@ -145,7 +145,7 @@ pub async fn gather_coverage(
 }
 
 /// The archive as the repositories have it that can be reached now, and the segments that the index knows and none of
-/// these has. If all can be reached, the index is trusted.
+/// these lists.
 ///
 /// # Errors
 /// What the index reports, or no repository can be reached.
@@ -154,13 +154,34 @@ pub async fn reachable_archive(
     index: &Arc<WalIndex>,
 ) -> Result<(Arc<Archive>, SegmentsByTimeline), ReindexError> {
     let unreachable: BTreeSet<&str> = archive.vault().unreachable().map(|(name, _)| name).collect();
-    if unreachable.is_empty() || unreachable.len() == archive.vault().repository_names().count() {
+    if !unreachable.is_empty() && unreachable.len() == archive.vault().repository_names().count() {
         return Ok((Arc::clone(archive), SegmentsByTimeline::new()));
     }
-    let reachable = Arc::new(archive.view(|name| !unreachable.contains(name)));
+    let reachable = match unreachable.is_empty() {
+        true => Arc::clone(archive),
+        false => Arc::new(archive.view(|name| !unreachable.contains(name))),
+    };
     let names = list_repository(&reachable, None).await?;
-    let gone = unlisted(&reachable, index, &names, None).await?;
+    let mut gone = unlisted(&reachable, index, &names, None).await?;
+    keep_archived_since(&reachable, &mut gone).await?;
     Ok((reachable, gone))
+}
+
+/// Takes out the newest segments if they are archived: a receiver may have stored them, and noted them in the index,
+/// after the listing.
+async fn keep_archived_since(archive: &Archive, gone: &mut SegmentsByTimeline) -> Result<(), ArchiveError> {
+    let Some(identity) = archive.identity().await? else { return Ok(()) };
+    for (timeline, segments) in gone.iter_mut() {
+        while let Some(newest) = segments.last() {
+            let Some(name) = SegmentName::new(*timeline, *newest, identity.segment_size) else { break };
+            if archive.digest(name).await?.is_none() {
+                break;
+            }
+            segments.pop();
+        }
+    }
+    gone.retain(|_, segments| !segments.is_empty());
+    Ok(())
 }
 
 fn unreachable_repository(name: String, error: &impl std::fmt::Display) -> RepositoryCoverage {

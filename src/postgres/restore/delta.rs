@@ -1,24 +1,28 @@
 //! A restore into a data directory that is there already (`--delta`): what is right is kept, what is not is replaced,
 //! what is too much goes.
 //!
-//! The order of effects is the safety. Killed after any of them, the directory cannot be started (or is as it was, up
-//! to 2), and the same command again ends right, because each step looks at what is there and not at what an earlier
-//! run meant to do:
+//! The order of effects is the safety. Up to 3, the old server still starts. Killed after any later step, the directory
+//! cannot be started, and the same command again ends right, because each step looks at what is there and not at what
+//! an earlier run meant to do:
 //!
-//! 1. the marker is written, durably, with the cluster's identity, and locked; another restore finds it locked;
-//! 2. `global/pg_control` gets another name, durably: from here on no server starts. One that was started just before
+//! 1. everything that can be known is proved before a file is touched: that the repositories list each pack and
+//!    segment, that no server runs there, that there is room, and that this user may replace what has to be;
+//! 2. the marker is written, durably, with the cluster's identity, and locked; another restore finds it locked. What
+//!    fails before step 4 removes it;
+//! 3. each file is read, and each chunk compared with the backup's by its keyed hash. The first pack is fetched and
+//!    opened, which proves the keys;
+//! 4. `global/pg_control` gets another name, durably: from here on no server starts. One that was started just before
 //!    is found, and the name given back;
-//! 3. what the backup has not is removed: in the data directory, and in the tablespaces that its own links lead to,
+//! 5. what the backup has not is removed: in the data directory, and in the tablespaces that its own links lead to,
 //!    there only in the directories of this release. No link is followed, but for `pg_wal`, of which only log is
-//!    removed. A file with other names (hard links) is removed here and written anew, so that the others keep their
+//!    removed. A file with other names (hard links) is removed here and written again, so that the others keep their
 //!    content;
-//! 4. directories and links are made;
-//! 5. each file is read, cut or left, and each chunk compared with the backup's by its keyed hash; what differs, and
-//!    only that, is fetched and written;
-//! 6. as in every restore: each file's hash is checked, what recovery needs is written, the file systems are synced,
+//! 6. directories and links are made, files are cut to their lengths, and what differs, and only that, is fetched and
+//!    written;
+//! 7. as in every restore: each file's hash is checked, what recovery needs is written, the file systems are synced,
 //!    `pg_control` gets its name, and the marker goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -28,6 +32,7 @@ use super::destination::{CheckedDestination, Destination};
 use super::destination_error::{DestinationError, RESTORE_MARKER, io_error};
 use super::left_out_files::is_left_out;
 use super::placement::error::PlacementError;
+use super::running_server::check_at_rest;
 use crate::base::blocking::run_blocking;
 use crate::base::durable;
 use crate::postgres::archive::manifest::{EntryContent, Manifest};
@@ -62,13 +67,9 @@ pub(super) fn marker_text(system: SystemId) -> String {
 ///
 /// # Errors
 /// [`DestinationError`] for anything else.
-fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, DestinationError> {
-    let first = match fs::read_dir(pgdata) {
-        Ok(mut entries) => entries.next().transpose().map_err(io_error("read", pgdata))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(io_error("read", pgdata)(error)),
-    };
-    let Some(first) = first else { return Ok(false) };
+fn is_resumable(pgdata: &Path, system: SystemId, force: bool) -> Result<bool, DestinationError> {
+    let mut found = list_directory(pgdata)?.into_iter().filter(|path| !is_lost_and_found(path));
+    let Some(first) = found.next() else { return Ok(false) };
     let foreign = |found: String| DestinationError::OtherCluster { path: pgdata.to_owned(), found };
     let found = match fs::read_to_string(pgdata.join(RESTORE_MARKER)) {
         Ok(text) => text.lines().last().and_then(|line| line.strip_prefix(MARKER_IDENTITY_PREFIX)?.parse().ok()),
@@ -77,7 +78,7 @@ fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, DestinationErro
             let bytes = match fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let name = first.file_name().to_string_lossy().into_owned();
+                    let name = first.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     return Err(foreign(format!("has {name} and no {PG_CONTROL_PATH}")));
                 }
                 Err(error) => return Err(io_error("read", &path)(error)),
@@ -91,26 +92,8 @@ fn is_resumable(pgdata: &Path, system: SystemId) -> Result<bool, DestinationErro
         let whose = found.map_or_else(|| "an unknown cluster".to_owned(), |id| format!("the cluster {id}"));
         return Err(foreign(format!("is of {whose}, and the backup of {}", system.get())));
     }
-    check_at_rest(pgdata)?;
+    check_at_rest(pgdata, force)?;
     Ok(true)
-}
-
-/// A server that runs there, or may: its process is alive. Of a standalone one the number is negative
-/// (`CreateLockFile`, miscinit.c).
-fn check_at_rest(pgdata: &Path) -> Result<(), DestinationError> {
-    let path = pgdata.join("postmaster.pid");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error("read", &path)(error)),
-    };
-    let number = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).map(i32::saturating_abs);
-    let pid = number.and_then(rustix::process::Pid::from_raw);
-    let alive = pid.is_none_or(|pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH)));
-    if alive {
-        return Err(DestinationError::Running { path: pgdata.to_owned(), pid: number.unwrap_or_default() });
-    }
-    Ok(())
 }
 
 /// Whether a tablespace's link in the data directory leads there: then what is in it is the data directory's own.
@@ -122,13 +105,13 @@ fn link_leads_to(pgdata: &Path, oid: u32, space: &Path) -> bool {
 ///
 /// # Errors
 /// [`DestinationError::Running`] if a server was started in it meanwhile, and what the operating system said.
-pub(super) fn make_unstartable(pgdata: &Path) -> Result<(), PlacementError> {
+pub(super) fn make_unstartable(pgdata: &Path, force: bool) -> Result<(), PlacementError> {
     let (control, old) = (pgdata.join(PG_CONTROL_PATH), pgdata.join(OLD_PG_CONTROL_PATH));
     if control.symlink_metadata().is_err() {
         return Ok(());
     }
     durable::rename(&control, &old)?;
-    if let Err(error) = check_at_rest(pgdata) {
+    if let Err(error) = check_at_rest(pgdata, force) {
         durable::rename(&old, &control)?;
         return Err(error.into());
     }
@@ -233,7 +216,7 @@ pub(super) fn remove_extra_files(
     wanted.insert(pgdata.join("pg_tblspc"), WantedEntry::Directory);
     let in_place = ground.tablespaces().iter().filter(|(oid, _)| ground.is_in_place(**oid));
     wanted.extend(in_place.map(|(_, space)| (space.clone(), WantedEntry::Directory)));
-    let mut cleaner = DirectoryCleaner { wanted: &wanted, cleaned: RemovedFiles::default() };
+    let mut cleaner = DirectoryCleaner { top: pgdata, wanted: &wanted, cleaned: RemovedFiles::default() };
     for (oid, space) in ground.tablespaces() {
         let link = pgdata.join("pg_tblspc").join(oid.to_string());
         // What an earlier link led to is told before the link goes.
@@ -251,6 +234,7 @@ pub(super) fn remove_extra_files(
 }
 
 struct DirectoryCleaner<'w, 'm> {
+    top: &'w Path,
     wanted: &'w HashMap<PathBuf, WantedEntry<'m>>,
     cleaned: RemovedFiles,
 }
@@ -273,6 +257,9 @@ impl DirectoryCleaner<'_, '_> {
     ) -> Result<(), DestinationError> {
         for path in list_directory(directory)? {
             let metadata = path.symlink_metadata().map_err(io_error("read", &path))?;
+            if directory == self.top && is_lost_and_found(&path) {
+                continue;
+            }
             match self.wanted.get(&path).or_else(|| links.get(&path)) {
                 Some(WantedEntry::Directory) if metadata.is_dir() => self.clean_directory(&path, links)?,
                 Some(WantedEntry::Directory) if directory.join("pg_wal") == path && path.is_dir() => {
@@ -319,6 +306,85 @@ impl DirectoryCleaner<'_, '_> {
     }
 }
 
+/// What `mkfs` puts into the root of a file system. PostgreSQL ignores it in a data directory, and so does a restore.
+fn is_lost_and_found(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "lost+found") && is_directory(path).unwrap_or(false)
+}
+
+/// Whether everything can be replaced and removed that has to be: asked before anything is. Root may.
+fn check_permissions(ground: &CheckedDestination, manifest: &Manifest) -> Result<(), DestinationError> {
+    let user = rustix::process::geteuid();
+    let files: HashSet<PathBuf> = manifest
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.content, EntryContent::File { .. }))
+        .map(|entry| ground.path_of(&entry.path))
+        .collect();
+    let pgdata = ground.pgdata();
+    let check = PermissionCheck { user: user.as_raw(), is_root: user.is_root(), top: pgdata, files: &files };
+    check.directory(pgdata)?;
+    let log = pgdata.join("pg_wal");
+    if log.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) && log.is_dir() {
+        check.writable(&log)?;
+    }
+    for (oid, space) in ground.tablespaces() {
+        if !ground.is_in_place(*oid) && link_leads_to(pgdata, *oid, space) {
+            check.writable(space)?;
+            list_directory(space)?.iter().filter(|path| is_directory(path).unwrap_or(false)).try_for_each(|path| {
+                let ours = manifest.entries.iter().any(|entry| ground.path_of(&entry.path) == **path);
+                if ours { check.directory(path) } else { Ok(()) }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+struct PermissionCheck<'p> {
+    user: u32,
+    is_root: bool,
+    top: &'p Path,
+    /// The backup's files.
+    files: &'p HashSet<PathBuf>,
+}
+
+impl PermissionCheck<'_> {
+    /// A directory and all that is in it. What links lead to stays as it is.
+    fn directory(&self, directory: &Path) -> Result<(), DestinationError> {
+        self.writable(directory)?;
+        for path in list_directory(directory)? {
+            let metadata = path.symlink_metadata().map_err(io_error("read", &path))?;
+            if metadata.is_dir() {
+                if !(directory == self.top && is_lost_and_found(&path)) {
+                    self.directory(&path)?;
+                }
+            } else if metadata.is_file() && metadata.nlink() == 1 && self.files.contains(&path) {
+                self.owned(&path, metadata.uid())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names can be added and removed there, and its mode can be set.
+    fn writable(&self, directory: &Path) -> Result<(), DestinationError> {
+        use rustix::fs::{Access, access};
+        let metadata = directory.metadata().map_err(io_error("read", directory))?;
+        self.owned(directory, metadata.uid())?;
+        access(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| {
+            let what = format!("cannot be written to ({})", io::Error::from(errno));
+            DestinationError::NotOurs { path: directory.to_owned(), what }
+        })
+    }
+
+    /// Only its owner may change a file's mode, and so write to one that is read-only.
+    fn owned(&self, path: &Path, owner: u32) -> Result<(), DestinationError> {
+        if self.is_root || owner == self.user {
+            return Ok(());
+        }
+        let what = format!("belongs to user {owner}, and walkeep runs as user {}", self.user);
+        Err(DestinationError::NotOurs { path: path.to_owned(), what })
+    }
+}
+
 fn is_directory(path: &Path) -> Result<bool, DestinationError> {
     Ok(path.symlink_metadata().map_err(io_error("read", path))?.is_dir())
 }
@@ -340,10 +406,11 @@ impl CheckedDestination {
     pub fn check_existing(
         destination: &Destination,
         manifest: &Manifest,
+        force: bool,
     ) -> Result<Option<CheckedDestination>, DestinationError> {
         let spaces = &manifest.summary.tablespaces;
         let ground = CheckedDestination::resolve_paths(destination, spaces)?;
-        if !is_resumable(ground.pgdata(), manifest.summary.system_id)? {
+        if !is_resumable(ground.pgdata(), manifest.summary.system_id, force)? {
             return Ok(None);
         }
         for space in spaces {
@@ -358,6 +425,7 @@ impl CheckedDestination {
         // What is too much is removed first, and what is there is written over.
         let there = |path: &Path| path.symlink_metadata().map_or(0, |metadata| metadata.len());
         ground.check_free_space(&manifest.entries, &there)?;
+        check_permissions(&ground, manifest)?;
         Ok(Some(ground))
     }
 }

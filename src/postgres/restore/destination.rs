@@ -325,7 +325,12 @@ fn check_empty(path: &Path) -> Result<(), DestinationError> {
     };
     let mut found = Vec::new();
     for entry in entries {
-        found.push(entry.map_err(io_error("read", path))?.file_name().to_string_lossy().into_owned());
+        let entry = entry.map_err(io_error("read", path))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The root of a file system has it, and PostgreSQL ignores it.
+        if name != "lost+found" || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(name);
+        }
     }
     if found.iter().any(|name| name == RESTORE_MARKER) {
         return Err(DestinationError::UnfinishedRestore { path: path.to_owned() });

@@ -49,6 +49,28 @@ pub enum DestinationError {
         /// The process.
         pid: i32,
     },
+    /// A server may run in it that this process cannot see.
+    #[error(
+        "a server may run in {path}: {why}. If it certainly does not, give --force, or remove postmaster.pid as \
+            PostgreSQL's manual says"
+    )]
+    MayRun {
+        /// The directory.
+        path: PathBuf,
+        /// Why that is not ruled out.
+        why: String,
+    },
+    /// Something there cannot be replaced by this user.
+    #[error(
+        "{path} {what}, so --delta cannot replace it, and nothing was touched; run walkeep as root or as the \
+            owner of the files, or change their owner"
+    )]
+    NotOurs {
+        /// The file or directory.
+        path: PathBuf,
+        /// What about it, such as whose it is.
+        what: String,
+    },
     /// Another restore works there.
     #[error("another restore is running in {path}; wait until it has ended")]
     Busy {
@@ -148,6 +170,8 @@ impl HasKind for DestinationError {
             | DestinationError::UnfinishedRestore { .. }
             | DestinationError::OtherCluster { .. }
             | DestinationError::Running { .. }
+            | DestinationError::MayRun { .. }
+            | DestinationError::NotOurs { .. }
             | DestinationError::Busy { .. }
             | DestinationError::TablespaceOccupied { .. }
             | DestinationError::UnknownMapping { .. }

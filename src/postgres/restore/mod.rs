@@ -28,9 +28,12 @@ mod created_tablespace;
 mod destination_error;
 mod error;
 mod left_out_files;
+mod pack_proof;
+mod running_server;
+pub mod server_configuration;
 mod written_configuration;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::blocking::run_blocking;
@@ -39,18 +42,22 @@ use crate::postgres::archive::lookup::WalLookup;
 use crate::postgres::archive::manifest::{BackupSummary, Manifest};
 use crate::postgres::archive::reindex::ArchiveSegments;
 use crate::postgres::archive::spool::Spool;
-use crate::postgres::archive::{Archive, inventory};
+use crate::postgres::archive::unfinished::UnfinishedSegment;
+use crate::postgres::archive::{Archive, ArchiveIdentity, inventory};
 use crate::postgres::format::backup_label::TablespaceMap;
 use crate::postgres::format::time::PgTime;
-use crate::postgres::index::{IndexEntry, WalIndex};
+use crate::postgres::format::timeline::TimelineHistory;
+use crate::postgres::index::{IndexEntry, SegmentsByTimeline, WalIndex};
 use crate::postgres::restore::target::AcceptedDefects;
 use crate::vault::VaultError;
 
-use backup_reading::{PROGRESS_INTERVAL, read_manifest, tablespace_map};
+use backup_reading::{PROGRESS_INTERVAL, read_backup_file, read_manifest, tablespace_map};
 use destination::{CheckedDestination, Destination};
+use pack_proof::{BrokenBackup, ListedPacks};
 use placement::Placement;
 use plan::{PlanBackup, PlanInput, ProvedRestore, RestorePlan};
 use recovery_settings::{AUTO_CONF, RECOVERY_FILE, RecoverySettings};
+use server_configuration::{ConfigurationPlace, ConfigurationSearch, ConfigurationText, POSTGRESQL_CONF};
 use server_role::ServerRole;
 use target::{RecoveryTargetAction, RestoreRequest};
 use written_configuration::{BackupConfiguration, ConfigurationRequest, WrittenConfiguration};
@@ -76,27 +83,74 @@ pub async fn plan_restore(
     let (archive, gone) = reachable_archive(archive, index).await?;
     let archive = &archive;
     let (usable, refused) = usable_backups(backup_summaries(archive).await?, &request)?;
+    let mut bases: Vec<PlanBackup> = usable.iter().map(plan_backup).collect();
     let histories = inventory::timeline_histories(archive).await?;
     let growing = inventory::unfinished_segments(archive, index, spool, &histories).await?;
-    let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), identity.segment_size);
-    let index = Arc::clone(index);
-    run_blocking(move || {
-        let laid_over = growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
-        let view = index.view_without(&cluster, &gone, laid_over)?;
-        let facts = WalLookup::new(view, shelf.with_unfinished(growing.clone()));
-        let bases: Vec<PlanBackup> = usable.iter().map(plan_backup).collect();
-        let input = PlanInput { cluster: &cluster, bases: &bases, histories: &histories, facts: &facts };
-        let mut plan = plan::make_plan(input, &request)?;
-        plan.notes.extend(unreachable);
-        if let (true, false, plan::PlanOutcome::Unreachable(target)) =
-            (usable.is_empty(), refused.is_empty(), &mut plan.outcome)
-        {
-            target.reason = "no backup is whole, and the options do not accept one that is not".to_owned();
+    let mut log = PlanLog { cluster, identity, index: Arc::clone(index), growing, gone, histories: histories.into() };
+    let (mut packs, mut broken, mut first) = (ListedPacks::default(), Vec::new(), None);
+    let mut plan = loop {
+        let plan;
+        (plan, log) = make_plan_of(archive, bases.clone(), log, request.clone()).await?;
+        let Some(proved) = plan.restore() else { break first.unwrap_or(plan) };
+        let lacking: BrokenBackup = match packs.prove(archive, &proved.backup).await? {
+            Ok(manifest) => {
+                let conf = read_backup_file(archive, &manifest, POSTGRESQL_CONF).await?;
+                let auto_conf = read_backup_file(archive, &manifest, AUTO_CONF).await?.unwrap_or_default();
+                let mut plan = plan;
+                plan.notes.extend(server_configuration::notes_on_backup(conf.as_deref(), &auto_conf));
+                break plan;
+            }
+            Err(lacking) => lacking,
+        };
+        // Another backup may do, unless this one was asked for.
+        let refused = plan.without_packs(&lacking.reason());
+        bases.retain(|base| base.label != lacking.label);
+        if request.backup.is_some() || bases.is_empty() {
+            break first.unwrap_or(refused);
         }
-        let chosen = plan.restore().map(|restore| restore.backup.clone());
-        plan.notes.extend(usable.iter().filter(|one| Some(&one.label) == chosen.as_ref()).filter_map(defects_note));
-        plan.notes.extend(refused.iter().map(refused_backup_note));
-        Ok(plan)
+        broken.push(lacking.reason());
+        first.get_or_insert(refused);
+    };
+    plan.notes.extend(unreachable);
+    if plan.is_reachable() {
+        plan.notes.extend(broken);
+    }
+    if let (true, false, plan::PlanOutcome::Unreachable(target)) =
+        (usable.is_empty(), refused.is_empty(), &mut plan.outcome)
+    {
+        target.reason = "no backup is whole, and the options do not accept one that is not".to_owned();
+    }
+    let chosen = plan.restore().map(|restore| restore.backup.clone());
+    plan.notes.extend(usable.iter().filter(|one| Some(&one.label) == chosen.as_ref()).filter_map(defects_note));
+    plan.notes.extend(refused.iter().map(refused_backup_note));
+    Ok(plan)
+}
+
+/// What plans of one cluster are made from, beside its backups.
+struct PlanLog {
+    cluster: String,
+    identity: ArchiveIdentity,
+    index: Arc<WalIndex>,
+    growing: Vec<UnfinishedSegment>,
+    gone: SegmentsByTimeline,
+    histories: Arc<[TimelineHistory]>,
+}
+
+async fn make_plan_of(
+    archive: &Arc<Archive>,
+    bases: Vec<PlanBackup>,
+    log: PlanLog,
+    request: RestoreRequest,
+) -> Result<(RestorePlan, PlanLog), RestoreError> {
+    let shelf = ArchiveSegments::new(Arc::clone(archive), tokio::runtime::Handle::current(), log.identity.segment_size);
+    run_blocking(move || {
+        let laid_over = log.growing.iter().map(|segment| IndexEntry { digest: &segment.digest, stored: 0 });
+        let view = log.index.view_without(&log.cluster, &log.gone, laid_over)?;
+        let facts = WalLookup::new(view, shelf.with_unfinished(log.growing.clone()));
+        let input = PlanInput { cluster: &log.cluster, bases: &bases, histories: &log.histories, facts: &facts };
+        let plan = plan::make_plan(input, &request)?;
+        drop(facts);
+        Ok((plan, log))
     })
     .await?
 }
@@ -157,6 +211,14 @@ fn refused_backup_note(summary: &BackupSummary) -> String {
     format!("backup {label} is not used, because it is not whole: {defects}; {options} accepts it")
 }
 
+/// The major version of the server that a backup is of.
+///
+/// # Errors
+/// The backup's manifest could not be read.
+pub async fn backup_major_version(archive: &Archive, label: &str) -> Result<u32, RestoreError> {
+    Ok(read_manifest(archive, label).await?.summary.major_version)
+}
+
 /// How a plan is carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RestoreOptions {
@@ -175,6 +237,10 @@ pub struct RestoreOptions {
     pub role: ServerRole,
     /// Whether its archiving stays as it was configured.
     pub keep_archiving: bool,
+    /// Where `postgresql.conf` of the restored server is looked for.
+    pub configuration: ConfigurationSearch,
+    /// Whether the user says that no server runs in the directory, though it cannot be seen.
+    pub force: bool,
 }
 
 /// What a restore put where.
@@ -194,6 +260,8 @@ pub struct RestoredCluster {
     pub role: ServerRole,
     /// The settings that its role needs. They stay in `postgresql.auto.conf` until the user resets them.
     pub settings: Vec<WrittenSetting>,
+    /// `postgresql.conf` of the server, if it is not in the data directory.
+    pub config_file: Option<PathBuf>,
     /// What else one should know: of a directory that was there before, what lies elsewhere and is as it was.
     pub notes: Vec<String>,
 }
@@ -246,31 +314,39 @@ async fn execute_restore(
         no_read_ahead: proved.hole_follows,
     };
     let (read, destination, waldir) = (Arc::clone(&manifest), wishes.destination.clone(), wishes.waldir.clone());
-    let made = proved.tablespaces_made.clone();
-    let (placement, notes) = run_blocking(move || {
+    let (made, force) = (proved.tablespaces_made.clone(), wishes.force);
+    let search = wishes.configuration.clone();
+    let (placement, is_there, configuration) = run_blocking(move || {
         destination::check_created_tablespaces(&made)?;
-        let existing = if over { CheckedDestination::check_existing(&destination, &read)? } else { None };
+        let in_backup = read.entries.iter().any(|entry| entry.path == Path::new(POSTGRESQL_CONF));
+        let major = read.summary.major_version;
+        let configuration = ConfigurationPlace::find(&destination.pgdata, &search, major, in_backup)?;
+        let existing = if over { CheckedDestination::check_existing(&destination, &read, force)? } else { None };
         let is_there = existing.is_some();
         let ground = match existing {
             Some(ground) => ground,
             None => CheckedDestination::check(&destination, &read.summary.tablespaces, &read.entries)?,
         };
         let ground = ground.with_waldir(waldir, is_there)?;
-        let placement = Arc::new(Placement::new(read, ground)?);
-        let notes = if is_there { Some(placement.take_over_directory()?) } else { None };
-        placement.create_layout()?;
-        placement.create_tablespaces(&made)?;
-        Ok::<_, RestoreError>((placement, notes))
+        Ok::<_, RestoreError>((Arc::new(Placement::new(read, ground)?), is_there, configuration))
     })
     .await??;
-
-    let was_there = notes.is_some();
-    let filling = async {
-        if was_there {
-            placement.reuse_existing(archive).await?;
+    if is_there && let Err(error) = compare_directory(archive, &placement).await {
+        placement.release_directory();
+        return Err(error);
+    }
+    let (begun, made) = (Arc::clone(&placement), proved.tablespaces_made.clone());
+    let notes = run_blocking(move || {
+        let notes = if is_there { Some(begun.take_over_directory(force)?) } else { None };
+        begun.create_layout()?;
+        if is_there {
+            begun.fit_existing()?;
         }
-        placement.write_packs(archive).await
-    };
+        begun.create_tablespaces(&made)?;
+        Ok::<_, RestoreError>(notes)
+    })
+    .await??;
+    let filling = placement.write_packs(archive);
     let mut filling = std::pin::pin!(filling);
     loop {
         progress(placement.placed(), summary.logical_bytes);
@@ -281,11 +357,12 @@ async fn execute_restore(
         }
     }
     let (last, wishes) = (Arc::clone(&placement), wishes.clone());
+    let config_file = configuration.elsewhere().map(Path::to_owned);
     let written = run_blocking(move || {
         let request =
             ConfigurationRequest { role: &wishes.role, recovery: &recovery, end_command: &wishes.end_command };
-        let configuration = write_recovery_files(&last, &manifest, &request)?;
-        Ok::<_, RestoreError>((configuration, wishes.role))
+        let written = write_recovery_files(&last, &manifest, &request, &configuration)?;
+        Ok::<_, RestoreError>((written, wishes.role))
     });
     let (configuration, role) = written.await??;
     progress(summary.logical_bytes, summary.logical_bytes);
@@ -297,25 +374,44 @@ async fn execute_restore(
         reused_bytes: placement.reused(),
         role,
         settings: configuration.settings,
-        notes: notes.unwrap_or_default().into_iter().chain(configuration.notes).collect(),
+        config_file,
+        notes: notes.into_iter().flatten().chain(configuration.notes).collect(),
     })
 }
 
-/// What the server finds beside the backup's files, and then the last step.
+/// Reads what is in an old directory and proves that packs can be had, while the directory is still as it was.
+async fn compare_directory(archive: &Arc<Archive>, placement: &Arc<Placement>) -> Result<(), RestoreError> {
+    let claimed = Arc::clone(placement);
+    run_blocking(move || claimed.claim_directory()).await??;
+    placement.reuse_existing(archive).await?;
+    Ok(placement.try_first_pack(archive).await?)
+}
+
+/// What the server finds beside the backup's files, and then the last step. Answers with what the server needs that is
+/// not in its data directory.
 fn write_recovery_files(
     placement: &Placement,
     manifest: &Manifest,
     request: &ConfigurationRequest<'_>,
+    place: &ConfigurationPlace,
 ) -> Result<WrittenConfiguration, RestoreError> {
     placement.write_extra_file("backup_label", &manifest.backup_label)?;
     if let Some(map) = tablespace_map(placement, manifest)? {
         placement.write_extra_file(TablespaceMap::FILE, &map)?;
     }
-    let (auto_conf, conf) = (placement.read_placed_bytes(AUTO_CONF)?, placement.read_placed_bytes("postgresql.conf")?);
-    let conf = conf.map(|conf| String::from_utf8_lossy(&conf).into_owned());
-    let configuration = request.apply(&BackupConfiguration {
-        auto_conf: &auto_conf.unwrap_or_default(),
-        postgresql_conf: conf.as_deref(),
+    let pgdata = placement.pgdata();
+    let conf = match place {
+        ConfigurationPlace::Elsewhere(file) => ConfigurationText::read(file),
+        ConfigurationPlace::DataDirectory => ConfigurationText::read(&pgdata.join(POSTGRESQL_CONF)),
+        ConfigurationPlace::Absent => ConfigurationText::default(),
+    };
+    let mut notes = conf.notes(pgdata);
+    if *place == ConfigurationPlace::Absent {
+        notes.extend(write_minimal_configuration(placement, manifest)?);
+    }
+    let mut configuration = request.apply(&BackupConfiguration {
+        auto_conf: &placement.read_placed_bytes(AUTO_CONF)?.unwrap_or_default(),
+        postgresql_conf: Some(&conf.text),
         major: manifest.summary.major_version,
     });
     if let Some(recovery_file) = &configuration.recovery_file {
@@ -324,5 +420,37 @@ fn write_recovery_files(
     placement.write_extra_file(AUTO_CONF, &configuration.auto_conf)?;
     placement.write_extra_file(configuration.signal, b"")?;
     placement.finish()?;
+    configuration.notes.extend(notes);
     Ok(configuration)
+}
+
+/// Configuration files for a server whose own are not known here.
+fn write_minimal_configuration(placement: &Placement, manifest: &Manifest) -> Result<Option<String>, RestoreError> {
+    let owner = user_name_of(placement.pgdata()).unwrap_or_else(|| "postgres".to_owned());
+    let mut written = Vec::new();
+    for (name, text) in server_configuration::minimal_files(&owner) {
+        if !manifest.entries.iter().any(|entry| entry.path == Path::new(name)) {
+            placement.write_extra_file(name, text.as_bytes())?;
+            written.push(name);
+        }
+    }
+    let note = format!(
+        "the backup has no {POSTGRESQL_CONF}: the original's configuration is outside its data directory, as on \
+         Debian. walkeep wrote {} that set nothing and let only users of this machine in. To use another \
+         configuration, give --config-file FILE",
+        written.join(", ")
+    );
+    Ok((!written.is_empty()).then_some(note))
+}
+
+/// The name of the user that a directory belongs to.
+fn user_name_of(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = path.metadata().ok()?.uid();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(owner)).then(|| name.to_owned())
+    })
 }

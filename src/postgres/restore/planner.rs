@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::destination::{DestinationError, check_created_tablespaces, free_bytes_at};
+use super::backup_reading::read_manifest;
+use super::destination::{CheckedDestination, Destination, DestinationError, check_created_tablespaces, free_bytes_at};
 use super::plan::RestorePlan;
 use super::target::RestoreRequest;
 use super::{RestoreError, plan_restore};
+use crate::base::blocking::run_blocking;
 use crate::base::restore_estimate::RestoreEstimator;
 use crate::postgres::archive::reindex::{self, ReindexError};
 use crate::postgres::archive::spool::Spool;
@@ -54,16 +56,37 @@ impl RestorePlanner {
         Ok(plan.with_estimate(&estimator))
     }
 
-    /// The same plan for the data directory `pgdata`, where it may not fit or could destroy something.
+    /// The same plan for the data directory `pgdata`, where it may not fit or could destroy something. A directory that
+    /// has something in it is judged as `--delta` would.
     ///
     /// # Errors
-    /// The file system does not report its free space.
-    pub fn check_destination(&self, plan: RestorePlan, pgdata: &Path) -> Result<RestorePlan, DestinationError> {
-        let Some(identity) = &self.identity else { return Ok(plan) };
-        let plan = plan.with_free_space(free_bytes_at(pgdata)?, identity.segment_size);
-        match plan.restore().map(|restore| check_created_tablespaces(&restore.tablespaces_made)) {
-            Some(Err(error)) => Ok(plan.refused(&error)),
-            Some(Ok(())) | None => Ok(plan),
+    /// The backup's manifest cannot be read, or the file system does not answer.
+    pub async fn check_destination(&self, plan: RestorePlan, pgdata: &Path) -> Result<RestorePlan, RestoreError> {
+        let (Some(identity), Some(restore)) = (&self.identity, plan.restore()) else { return Ok(plan) };
+        let manifest = read_manifest(&self.archive, &restore.backup).await?;
+        let made = restore.tablespaces_made.clone();
+        let destination = Destination { pgdata: pgdata.to_owned(), mapping: Vec::new() };
+        let looked = run_blocking(move || {
+            check_created_tablespaces(&made)?;
+            CheckedDestination::check_existing(&destination, &manifest, false).map(|existing| existing.is_some())
+        });
+        let mut plan = match looked.await? {
+            Ok(false) => plan.with_free_space(free_bytes_at(pgdata)?, identity.segment_size).at(pgdata, false),
+            Ok(true) => plan.at(pgdata, true),
+            Err(error @ (DestinationError::Running { .. } | DestinationError::MayRun { .. })) => {
+                let mut plan = plan.at(pgdata, true);
+                plan.notes.push(error.to_string());
+                plan
+            }
+            Err(error) => plan.refused(&error),
+        };
+        if plan.destination.as_ref().is_some_and(|destination| destination.delta) {
+            plan.notes.push(format!(
+                "{} has a data directory of this cluster: --delta replaces what differs from the backup, and removes \
+                 the rest",
+                pgdata.display()
+            ));
         }
+        Ok(plan)
     }
 }

@@ -21,6 +21,7 @@ pub mod error;
 pub mod base_backup;
 mod decompress;
 pub(crate) mod socket;
+pub mod local_port;
 pub mod pgpass;
 pub mod physical_stream;
 pub(crate) mod login;

@@ -52,10 +52,16 @@ mod restore_targets;
 mod restore_timelines;
 /// Segments that no repository has whole: before a gap, and on a timeline that has just begun.
 mod restore_beginnings;
+/// Servers that `restore --start` starts: where they log, how they end, and which port they get.
+mod restore_start;
+/// Clusters whose configuration is outside the data directory, as source and as target.
+mod restore_debian;
 /// Restores over an old data directory.
 mod restore_delta;
 /// Copies, successors and standbys after their restore.
 mod restore_roles;
+/// What such a restore refuses before it touches anything: then the old server starts as before.
+mod restore_delta_refusals;
 /// Tablespaces that replay creates at the paths of the original.
 mod restore_tablespaces;
 /// One database or table back into a running server under another name.

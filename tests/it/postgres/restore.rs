@@ -18,6 +18,7 @@ use walkeep::postgres::restore::destination::Destination;
 use walkeep::postgres::restore::plan::{PlanOutcome, ProvedRestore, RestorePlan, TargetPlace};
 use walkeep::postgres::restore::recovery_settings::RECOVERY_FILE;
 use walkeep::postgres::restore::resolve_target::RecoveryStop;
+use walkeep::postgres::restore::server_configuration::ConfigurationSearch;
 use walkeep::postgres::restore::server_role::ServerRole;
 use walkeep::postgres::restore::server_start::{ReachedTarget, ServerStart, ServerStartError};
 use walkeep::postgres::restore::target::{
@@ -128,6 +129,8 @@ impl Rig {
             waldir: None,
             role: ServerRole::Copy,
             keep_archiving: false,
+            configuration: ConfigurationSearch::default(),
+            force: false,
         };
         restore::restore(&self.archive, proved, &wishes, |_, _| {}).await.unwrap()
     }
@@ -148,10 +151,9 @@ impl Rig {
     ) -> (Result<ReachedTarget, ServerStartError>, Server) {
         let server = Server { pgdata: self.scratch.join(name) };
         let start = ServerStart {
-            pgdata: server.pgdata.clone(),
             bindir: Some(crate::support::installed::bin(server.major())),
-            search: Vec::new(),
             options: vec![format!("-p {} -k {}", cluster::free_port(), self.scratch.path().display())],
+            ..ServerStart::new(server.pgdata.clone())
         };
         let reached = start.run(proved, action, &SystemClock::shared()).await;
         (reached, server)
@@ -395,8 +397,9 @@ async fn a_server_that_ends_before_its_target_is_an_error_with_its_last_words() 
     let (reached, _server) = rig.started(&proved, "data", RecoveryTargetAction::Promote).await;
     let error = reached.unwrap_err();
     assert!(
-        matches!(&error, ServerStartError::ServerEnded { last_words, .. } if last_words.contains("could not restore \
-            file")),
+        matches!(&error, ServerStartError::ServerEnded { log, .. } if log.lines.iter().any(|line| {
+            line.contains("could not restore file")
+        })),
         "{error}"
     );
 }
@@ -498,6 +501,8 @@ async fn a_hole_is_found_before_anything_is_touched_and_the_server_stops_right_b
         waldir: None,
         role: ServerRole::Copy,
         keep_archiving: false,
+        configuration: ConfigurationSearch::default(),
+        force: false,
     };
     restore::restore(&rig.archive, &proved, &wishes, |_, _| {}).await.unwrap();
     let (reached, server) = rig.started(&proved, "data", RecoveryTargetAction::Promote).await;

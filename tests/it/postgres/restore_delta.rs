@@ -13,7 +13,7 @@ use super::end_to_end::{Attached, started};
 use crate::support::{Cluster, Options, QUICK, process};
 
 /// Every file's mode and content, every link's destination.
-fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+pub(super) fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let (mut found, mut left) = (BTreeMap::new(), vec![root.to_owned()]);
     while let Some(path) = left.pop() {
         let metadata = path.symlink_metadata().unwrap();

@@ -26,6 +26,8 @@ pub(crate) struct Options {
     tls: bool,
     clock: Option<PathBuf>,
     locales: Option<PathBuf>,
+    /// Whether the configuration is outside the data directory, as on Debian.
+    outside: bool,
 }
 
 impl Default for Options {
@@ -38,6 +40,7 @@ impl Default for Options {
             tls: false,
             clock: None,
             locales: None,
+            outside: false,
         }
     }
 }
@@ -84,6 +87,13 @@ impl Options {
         self.set("lc_messages", "de_DE.UTF-8")
     }
 
+    /// The configuration files are in a directory of their own, as on Debian ([`Cluster::config_file`]); none is in the
+    /// data directory.
+    pub(crate) fn debian_layout(mut self) -> Self {
+        self.outside = true;
+        self
+    }
+
     /// TLS with a certificate for `localhost` and 127.0.0.1 that signs itself: [`Cluster::root_certificate`]. Not on
     /// 13, which was built without.
     pub(crate) fn tls(mut self) -> Self {
@@ -127,6 +137,9 @@ impl Cluster {
         template::create(major, options.segment_size_mb, options.checksums, &data);
         let mut cluster = Self::over(major, data, options, scratch);
         cluster.configure();
+        if cluster.options.outside {
+            cluster.move_configuration();
+        }
         cluster.start_again();
         if let Some((password, method)) = cluster.options.password.clone() {
             cluster.sql(&format!("set password_encryption = '{method}'; alter user postgres password '{password}'"));
@@ -170,6 +183,31 @@ impl Cluster {
             self.make_certificate();
         }
         self.append_settings();
+    }
+
+    /// `postgresql.conf` of a cluster with Debian's layout.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.scratch.join("etc/postgresql.conf")
+    }
+
+    fn move_configuration(&self) {
+        let etc = self.scratch.directory("etc");
+        self.scratch.directory("etc/conf.d");
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            fs::copy(self.data.join(name), etc.join(name)).expect("a copy");
+            super::scratch::give(&etc.join(name));
+            fs::remove_file(self.data.join(name)).expect("it was copied");
+        }
+        let mut text = fs::read_to_string(etc.join("postgresql.conf")).expect("postgresql.conf");
+        for (name, path) in [
+            ("data_directory", self.data.clone()),
+            ("hba_file", etc.join("pg_hba.conf")),
+            ("ident_file", etc.join("pg_ident.conf")),
+        ] {
+            writeln!(text, "{name} = '{}'", path.display()).unwrap();
+        }
+        text.push_str("include_dir = 'conf.d'\n");
+        fs::write(etc.join("postgresql.conf"), text).expect("postgresql.conf");
     }
 
     fn append_settings(&self) {
@@ -255,6 +293,9 @@ impl Cluster {
         let mut command = self.program_with_clock();
         command.arg("-D").arg(&self.data).arg("-p").arg(self.port.to_string());
         command.arg("-k").arg(self.scratch.path()).args(["-c", "listen_addresses=127.0.0.1"]);
+        if self.options.outside {
+            command.arg("-c").arg(format!("config_file={}", self.config_file().display()));
+        }
         if let Some(locales) = &self.options.locales {
             command.env("LOCPATH", locales);
         }

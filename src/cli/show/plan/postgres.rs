@@ -7,9 +7,11 @@ use crate::cli::args::target::TargetRequest;
 use crate::cli::show::output::{
     TerminalOutput, TextTone, format_bytes, format_count, format_duration, text_width, wrap_text,
 };
+use crate::cli::show::shell;
 use crate::postgres::format::timeline::TimelineId;
 use crate::postgres::restore::plan::{
-    CommitPoint, DiskRequirement, PlanOutcome, ProvedRestore, RestorePlan, RestorePlanDocument, UnreachableTarget,
+    CommitPoint, DiskRequirement, PlanOutcome, PlannedDestination, ProvedRestore, RestorePlan, RestorePlanDocument,
+    UnreachableTarget,
 };
 use crate::postgres::restore::resolve_target::RecoveryStop;
 use crate::postgres::restore::target::{RecoveryTarget, RestoreRequest};
@@ -195,9 +197,16 @@ impl PlanPage<'_> {
     /// `options` name the target, `role` the role of the server. A standby has no target that `--start` waits for.
     fn push_next_command(&mut self, options: &str, role: &str) {
         let (program, cluster) = (self.program, &self.plan.cluster);
+        let pgdata = match &self.plan.destination {
+            Some(PlannedDestination { pgdata, delta }) => {
+                let pgdata = shell::quote_for_shell(&pgdata.display().to_string());
+                if *delta { format!("{pgdata} --delta") } else { pgdata }
+            }
+            None => "DIR".to_owned(),
+        };
         let restore = |options: &str| {
             let words = [options, role].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
-            format!("{program} restore postgres {cluster} --pgdata DIR {words}").trim_end().to_owned()
+            format!("{program} restore postgres {cluster} --pgdata {pgdata} {words}").trim_end().to_owned()
         };
         self.lines.push(String::new());
         match &self.plan.outcome {

@@ -1,5 +1,6 @@
 //! `walkeep restore postgres`: what was restored, and how the server is started.
 
+use std::io::{Write, stderr};
 use std::time::Duration;
 
 use crate::cli::show::output::{
@@ -9,7 +10,7 @@ use crate::cli::show::shell;
 use crate::postgres::restore::RestoredCluster;
 use crate::postgres::restore::plan::RestorePlanDocument;
 use crate::postgres::restore::server_role::ServerRole;
-use crate::postgres::restore::server_start::ReachedTarget;
+use crate::postgres::restore::server_start::{LogExcerpt, ReachedTarget};
 use crate::postgres::restore::target::RecoveryTargetAction;
 
 /// What `restore --json` prints.
@@ -84,12 +85,30 @@ pub(in crate::cli) fn print_reached(reached: &ReachedTarget, out: &TerminalOutpu
     if let Some(lsn) = reached.lsn {
         out.print_line(format!("  replayed up to  {lsn}"))?;
     }
+    if let Some(address) = &reached.address {
+        let command = out.style(TextTone::Strong, address.psql());
+        out.print_line(format!("  connect with    {command}"))?;
+        if address.private {
+            let why = "another server has the configured port; only this machine reaches the copy, by its socket";
+            out.print_line(format!("                  {}", out.style(TextTone::Quiet, why)))?;
+        }
+    }
     match reached.last_commit {
         Some(last) => {
             let (xid, lsn, time) = (last.xid, last.lsn, out.format_time(last.time));
             out.print_line(format!("  last commit     transaction {xid} at {lsn}, {time}"))
         }
         None => out.print_line("  last commit     none since the backup"),
+    }
+}
+
+/// Prints what a server logged to standard error, before the line with the error.
+pub(in crate::cli) fn print_server_log(log: &LogExcerpt) {
+    let mut error_output = stderr().lock();
+    let title = std::iter::once(format!("\nthe server's log, in {}:", log.place));
+    for line in title.chain(log.lines.iter().map(|line| format!("  {line}"))) {
+        // What cannot be shown must not hide the error itself.
+        let _shown = writeln!(error_output, "{line}");
     }
 }
 
@@ -105,6 +124,14 @@ pub(in crate::cli) fn print_next_command(
         (_, RecoveryTargetAction::Pause) => "it replays WAL up to the target and pauses there",
         (_, RecoveryTargetAction::Shutdown) => "it replays WAL up to the target and stops there",
     };
-    out.print_line(format!("start it with: pg_ctl -D {pgdata} start"))?;
+    let options = match &restored.config_file {
+        Some(file) => {
+            let quoted = |path: &std::path::Path| shell::quote_for_shell(&path.display().to_string());
+            let both = format!("-c config_file={} -c data_directory={pgdata}", quoted(file));
+            format!(" -o {}", shell::quote_for_shell(&both))
+        }
+        None => String::new(),
+    };
+    out.print_line(format!("start it with: pg_ctl -D {pgdata}{options} start"))?;
     out.print_line(out.style(TextTone::Quiet, format!("  {then}")))
 }

@@ -52,7 +52,7 @@ pub(in crate::cli) async fn run(args: PlanPostgresArgs, around: &CliContext) -> 
     let (planner, mut plan) = make_plan(&config, cluster, &target.request, around).await?;
     if let Some(pgdata) = &args.pgdata {
         let pgdata = std::path::absolute(pgdata).context("cannot tell where the data directory goes")?;
-        plan = planner.check_destination(plan, &pgdata)?;
+        plan = planner.check_destination(plan, &pgdata).await?;
     }
     if args.json {
         around.output.print_json(&PostgresPlanJson::new(&plan, &role))?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::postgres::{RestorePlaces, build_options, place_files};
 use super::redis::{find_destination, restore_and_check};
-use super::server::start_server;
+use super::server::{configured_server, start_server};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::cli::args::help;
 use crate::cli::args::role::{RequestedRole, SuccessorArgs};
@@ -22,7 +22,7 @@ use crate::joint::plan::JointPlan;
 use crate::joint::restore::{JointFailure, check_destinations, check_free_space, restore_in_order};
 use crate::postgres::restore::plan::ProvedRestore;
 use crate::postgres::restore::server_start::ReachedTarget;
-use crate::postgres::restore::{RestoreOptions, RestoredCluster};
+use crate::postgres::restore::{RestoreOptions, RestoredCluster, backup_major_version};
 
 /// PostgreSQL and Redis to one moment
 #[derive(Args, Debug)]
@@ -78,6 +78,11 @@ pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> an
         }
         return Ok(CliExitCode::Unreachable);
     };
+    if args.start {
+        let archive = plan.planner.archive();
+        let major = backup_major_version(archive, &restores.postgres.backup).await?;
+        configured_server(&pgdata, &args.server, None, around).check(major)?;
+    }
     let action = target_action(args.target_action);
     let places = RestorePlaces { pgdata: &pgdata, waldir: args.waldir.as_deref(), tablespaces: &args.tablespaces };
     let options = build_options(&places, action, &role, &config, plan.cluster_name())?;
@@ -130,8 +135,9 @@ async fn restore_postgres(
         }
         return Ok((restored, None));
     }
-    let pgdata = &options.destination.pgdata;
-    let reached = start_server(pgdata, &args.server, proved, options.action, around).await;
+    let config_file = restored.config_file.clone();
+    let server = configured_server(&options.destination.pgdata, &args.server, config_file, around);
+    let reached = start_server(&server, proved, options.action, args.json, around).await;
     let reached = reached.with_context(|| format!("{} is not restored", plan.instance_name()))?;
     let (work, replay_seconds) = (proved.work, reached.seconds);
     let measured = MeasuredRestore { work, file_seconds: took.as_secs_f64(), replay_seconds };

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::selective::{self, SelectiveRestoreArgs, SelectiveRestoreCommand};
-use super::server::start_server;
+use super::server::{configured_server, start_server};
 use crate::base::restore_estimate::{MeasuredRestore, RestoreEstimator};
 use crate::cli::args::help;
 use crate::cli::args::role::{RequestedRole, StandbyArgs, SuccessorArgs};
@@ -28,6 +28,7 @@ use crate::postgres::restore::plan::{ProvedRestore, RestorePlanDocument};
 use crate::postgres::restore::recovery_settings::{
     recovery_end_command_line, restore_command_line, standby_restore_command_line,
 };
+use crate::postgres::restore::server_configuration::ConfigurationSearch;
 use crate::postgres::restore::server_role::ServerRole;
 use crate::postgres::restore::target::RecoveryTargetAction;
 use crate::postgres::restore::{self, RestoreOptions, RestoredCluster};
@@ -61,6 +62,14 @@ pub(in crate::cli) struct RestorePostgresArgs {
     pub(in crate::cli) successor: SuccessorArgs,
     #[command(flatten)]
     pub(in crate::cli) standby: StandbyArgs,
+    /// The restored server's postgresql.conf, if it is not in --pgdata [default: the one of the last server in --pgdata,
+    /// or the one in /etc/postgresql/MAJOR that names --pgdata, or that of the backup]
+    #[arg(long, value_name = "FILE", requires = "pgdata")]
+    pub(in crate::cli) config_file: Option<PathBuf>,
+    /// With --delta: no server runs in --pgdata, although it has a postmaster.pid and walkeep cannot see whether that
+    /// server runs in another container or on another machine
+    #[arg(long, requires = "delta")]
+    pub(in crate::cli) force: bool,
     /// Start the server, wait until the target is reached, and say what was reached
     #[arg(long)]
     pub(in crate::cli) start: bool,
@@ -83,7 +92,11 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     };
     let action = target_action(args.target.target_action);
     let places = RestorePlaces { pgdata: &pgdata, waldir: args.waldir.as_deref(), tablespaces: &args.tablespaces };
-    let options = build_options(&places, action, &role, &config, cluster.name.as_str())?;
+    let options = RestoreOptions {
+        configuration: configuration_search(args.config_file.as_deref(), around)?,
+        force: args.force,
+        ..build_options(&places, action, &role, &config, cluster.name.as_str())?
+    };
     let (planner, plan) = make_plan(&config, cluster, &target.request, around).await?;
     if !args.json {
         print_server_plan(
@@ -102,6 +115,10 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
         return Ok(CliExitCode::Unreachable);
     };
     let archive = planner.archive();
+    if args.start {
+        let server = configured_server(&options.destination.pgdata, &args.server, None, around);
+        server.check(restore::backup_major_version(archive, &proved.backup).await?)?;
+    }
     if args.delta {
         let lines = lost_wal_warning(&config, archive, &options.destination.pgdata, around).await?;
         if args.json {
@@ -118,7 +135,9 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
         print_role(&restored, &around.output)?;
     }
     let reached = if args.start {
-        Some(start_server(&options.destination.pgdata, &args.server, proved, action, around).await?)
+        let config_file = restored.config_file.clone();
+        let server = configured_server(&options.destination.pgdata, &args.server, config_file, around);
+        Some(start_server(&server, proved, action, args.json, around).await?)
     } else {
         None
     };
@@ -163,6 +182,16 @@ pub(in crate::cli) struct RestorePlaces<'p> {
     pub(in crate::cli) tablespaces: &'p [String],
 }
 
+/// Where `postgresql.conf` is looked for: Debian's tools take another root from the environment, and so does this.
+fn configuration_search(named: Option<&Path>, around: &CliContext) -> anyhow::Result<ConfigurationSearch> {
+    let default = ConfigurationSearch::default();
+    let root = around.environment.get("PG_CLUSTER_CONF_ROOT").filter(|root| !root.is_empty());
+    Ok(ConfigurationSearch {
+        named: named.map(std::path::absolute).transpose().context("cannot tell where the configuration file is")?,
+        debian_root: root.map_or(default.debian_root, PathBuf::from),
+    })
+}
+
 /// How a plan is carried out.
 pub(in crate::cli) fn build_options(
     places: &RestorePlaces<'_>,
@@ -186,6 +215,8 @@ pub(in crate::cli) fn build_options(
         end_command: recovery_end_command_line(&program),
         role: role.role.clone(),
         keep_archiving: role.keep_archiving,
+        configuration: ConfigurationSearch::default(),
+        force: false,
     })
 }
 

@@ -14,7 +14,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::stream::{self, TryStreamExt};
@@ -29,7 +29,7 @@ use crate::base::durable::{self, Filesystem};
 use crate::base::lock::FileLock;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{
-    CHUNK_BYTES, ChunkSubtreeHash, Pack, PackError, chunk_subtree_hash, file_hash, pack_binding,
+    CHUNK_BYTES, ChunkSubtreeHash, Pack, PackError, PackId, chunk_subtree_hash, file_hash, pack_binding,
 };
 use crate::postgres::archive::manifest::{EntryContent, Manifest, ManifestEntry};
 use crate::postgres::format::pg_control::PgControl;
@@ -42,6 +42,10 @@ use placement_state::{ChunkPlacement, FileProgress, TargetFile};
 /// What `pg_control` is called until all else is in place.
 const STAGED_PG_CONTROL_NAME: &str = "pg_control.walkeep";
 const PG_CONTROL_PATH: &str = "global/pg_control";
+
+/// The rights that the owner of a file or directory has while it is filled.
+const OWNER_FILE_MODE: u32 = 0o600;
+const OWNER_DIRECTORY_MODE: u32 = 0o700;
 
 /// Packs that are fetched or placed at the same time; each is up to 32 MiB, and as much again while it is opened.
 const PACKS_IN_FLIGHT: usize = 4;
@@ -86,6 +90,7 @@ impl Placement {
             reused: AtomicU64::new(0),
             filesystems: OnceLock::new(),
             marker: OnceLock::new(),
+            found_marker: AtomicBool::new(false),
         })
     }
 
@@ -112,14 +117,35 @@ impl Placement {
         base.map_or(0o700, |base| base.mode & 0o750)
     }
 
+    /// Claims a data directory that is there, without changing anything in it yet: the marker is written and locked.
+    ///
+    /// # Errors
+    /// [`DestinationError::Busy`], and what the operating system said.
+    pub fn claim_directory(&self) -> Result<(), PlacementError> {
+        self.create_marker(true)
+    }
+
+    /// Gives up a claim if nothing has been changed yet, so that the directory is as it was.
+    pub fn release_directory(&self) {
+        let pgdata = self.ground.pgdata();
+        // After a restore that was killed the directory is not whole, and the marker must stay.
+        let whole = pgdata.join(PG_CONTROL_PATH).exists();
+        if self.marker.get().is_some() && whole && !self.found_marker.load(Ordering::Relaxed) {
+            drop(fs::remove_file(pgdata.join(RESTORE_MARKER)));
+        }
+    }
+
     /// Makes the data directory, and in it the marker, locked.
     fn create_marker(&self, again: bool) -> Result<(), PlacementError> {
         if self.marker.get().is_some() {
             return Ok(());
         }
         let pgdata = self.ground.pgdata();
-        self.ground.create_dir(pgdata, self.mode())?;
+        if !again {
+            self.ground.create_dir(pgdata, self.mode())?;
+        }
         let marker = pgdata.join(RESTORE_MARKER);
+        self.found_marker.store(marker.exists(), Ordering::Relaxed);
         if !again || !marker.exists() {
             durable::write_new(&marker, delta::marker_text(self.manifest.summary.system_id).as_bytes(), 0o600)?;
         }
@@ -139,9 +165,9 @@ impl Placement {
     ///
     /// # Errors
     /// [`PlacementError`].
-    pub fn take_over_directory(&self) -> Result<Vec<String>, PlacementError> {
+    pub fn take_over_directory(&self, force: bool) -> Result<Vec<String>, PlacementError> {
         self.create_marker(true)?;
-        delta::make_unstartable(self.ground.pgdata())?;
+        delta::make_unstartable(self.ground.pgdata(), force)?;
         let staged = Path::new(PG_CONTROL_PATH).with_file_name(STAGED_PG_CONTROL_NAME);
         Ok(delta::remove_extra_files(&self.ground, &self.manifest, &staged)?.notes)
     }
@@ -153,6 +179,7 @@ impl Placement {
     pub fn create_layout(&self) -> Result<(), PlacementError> {
         let (ground, entries, mode) = (&self.ground, &self.manifest.entries, self.mode());
         self.create_marker(false)?;
+        ground.create_dir(ground.pgdata(), mode)?;
         for (&oid, path) in ground.tablespaces() {
             ground.create_dir(path, mode)?;
             let link = ground.pgdata().join("pg_tblspc").join(oid.to_string());
@@ -200,7 +227,8 @@ impl Placement {
     fn create_entry(&self, entry: &ManifestEntry) -> Result<(), PlacementError> {
         let path = self.ground.path_of(&entry.path);
         match &entry.content {
-            EntryContent::Directory => self.ground.create_dir(&path, entry.mode)?,
+            // The last step takes from the owner what the owner did not have.
+            EntryContent::Directory => self.ground.create_dir(&path, entry.mode | OWNER_DIRECTORY_MODE)?,
             // The links of tablespaces are made by what the restore was told, not by what the backup remembers.
             EntryContent::Link(_) if entry.path.starts_with("pg_tblspc") => {}
             EntryContent::Link(to) => create_link(to, &path)?,
@@ -209,18 +237,48 @@ impl Placement {
         Ok(())
     }
 
+    /// Opens a file for writing. One that nobody may write to gets its mode in the last step: its other pieces come
+    /// from other packs.
     fn create_file(&self, target: &TargetFile) -> Result<File, PlacementError> {
-        let (path, mode) = (&target.path, target.mode);
+        let (path, mode) = (&target.path, target.mode | OWNER_FILE_MODE);
         // Several threads may come with pieces of one file; the first creates it.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .open(path)
-            .map_err(io_error("create", path))?;
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(path);
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.is_file() => {
+                self.ground.set_mode_and_owner(path, mode)?;
+                open()
+            }
+            opened => opened,
+        };
+        let file = file.map_err(io_error("create", path))?;
         self.ground.set_mode_and_owner(path, mode)?;
         Ok(file)
+    }
+
+    /// Takes from their owner the rights that the backup's files and directories do not give.
+    fn set_last_modes(&self) -> Result<(), PlacementError> {
+        for target in self.targets.values().filter(|target| target.mode & OWNER_FILE_MODE != OWNER_FILE_MODE) {
+            self.ground.set_mode_and_owner(&target.path, target.mode)?;
+        }
+        let mut directories = self.manifest.entries.iter().rev().filter(|entry| {
+            matches!(entry.content, EntryContent::Directory)
+                && entry.mode & OWNER_DIRECTORY_MODE != OWNER_DIRECTORY_MODE
+        });
+        let set = |entry: &ManifestEntry| self.ground.set_mode_and_owner(&self.ground.path_of(&entry.path), entry.mode);
+        Ok(directories.try_for_each(set)?)
+    }
+
+    /// Fetches and opens the first pack that is needed, and writes nothing: it proves that packs can be had and that
+    /// their keys are here.
+    ///
+    /// # Errors
+    /// [`PlacementError`].
+    pub async fn try_first_pack(&self, archive: &Archive) -> Result<(), PlacementError> {
+        let first = self.manifest.packs.iter().enumerate().find(|(number, _)| self.has_chunks_of(*number));
+        match first {
+            Some((_, id)) => fetch_pack(archive, *id).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Fetches every pack once and puts its chunks where they belong, several packs at a time.
@@ -232,10 +290,7 @@ impl Placement {
         let work = packs.map(|(number, id)| {
             let (placement, archive, id) = (Arc::clone(self), Arc::clone(archive), *id);
             Ok(async move {
-                let (key, _) = pack_binding(archive.layout(), id).map_err(PackError::from)?;
-                let opened =
-                    archive.vault().get_object(SealedKind::Pack, &key).await?.ok_or(PlacementError::PackMissing(id))?;
-                let pack = Pack::from_opened(id, opened)?;
+                let pack = fetch_pack(&archive, id).await?;
                 let written = run_blocking(move || placement.write_pack(number, &pack));
                 written.await?
             })
@@ -341,6 +396,7 @@ impl Placement {
         let pgdata = self.ground.pgdata();
         let staged = pgdata.join("global").join(STAGED_PG_CONTROL_NAME);
         let control = PgControl::parse(&fs::read(&staged).map_err(io_error("read", &staged))?)?;
+        self.set_last_modes()?;
         for filesystem in self.filesystems.get().into_iter().flatten() {
             filesystem.sync()?;
         }
@@ -350,6 +406,13 @@ impl Placement {
         durable::sync_dir(pgdata)?;
         Ok(control)
     }
+}
+
+/// Fetches a pack and opens it.
+pub(super) async fn fetch_pack(archive: &Archive, id: PackId) -> Result<Pack, PlacementError> {
+    let (key, _) = pack_binding(archive.layout(), id).map_err(PackError::from)?;
+    let opened = archive.vault().get_object(SealedKind::Pack, &key).await?.ok_or(PlacementError::PackMissing(id))?;
+    Ok(Pack::from_opened(id, opened)?)
 }
 
 /// A link, unless it is there already.

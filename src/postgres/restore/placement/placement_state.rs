@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::base::durable::Filesystem;
@@ -51,6 +51,8 @@ pub struct Placement {
     pub(super) filesystems: OnceLock<Vec<Filesystem>>,
     /// The marker, once it stands, locked where the file system has locks.
     pub(super) marker: OnceLock<Option<FileLock>>,
+    /// Whether the marker was there before, of a restore that was stopped.
+    pub(super) found_marker: AtomicBool,
 }
 
 impl std::fmt::Debug for Placement {

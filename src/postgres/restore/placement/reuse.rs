@@ -1,15 +1,16 @@
 //! What of a backup's files lies in its place already: found chunk by chunk, by the keyed hashes of the manifest.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::stream::{self, TryStreamExt};
 
 use super::error::PlacementError;
-use super::placement_state::{Placement, TargetFile};
+use super::placement_state::{FileProgress, Placement, TargetFile};
 use crate::base::blocking::run_blocking;
 use crate::postgres::archive::Archive;
 use crate::postgres::archive::chunks::{CHUNK_BYTES, ChunkNamer, chunk_subtree_hash};
@@ -20,8 +21,8 @@ use crate::postgres::restore::destination_error::io_error;
 const FILES_IN_FLIGHT: usize = 4;
 
 impl Placement {
-    /// Compares the files that are there with the backup's; what is right will not be fetched. Files that are too long
-    /// are cut.
+    /// Compares the files that are there with the backup's; what is right will not be fetched. Changes nothing:
+    /// [`Placement::fit_existing`] cuts and opens up what stays.
     ///
     /// # Errors
     /// [`PlacementError`].
@@ -56,14 +57,17 @@ impl Placement {
             return Ok(());
         };
         let path = &target.path;
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        if !self.will_stay(path) {
+            return Ok(());
+        }
+        let file = match File::open(path) {
+            // What cannot be read is written again.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                return Ok(());
+            }
             file => file.map_err(io_error("open", path))?,
         };
         let len = file.metadata().map_err(io_error("read", path))?.len();
-        if len > target.len {
-            file.set_len(target.len).map_err(io_error("cut", path))?;
-        }
         let (mut offset, mut values, mut kept) = (0_u64, Vec::new(), 0_u64);
         let mut buffer = vec![0; CHUNK_BYTES as usize];
         for (place, number) in chunks.iter().enumerate() {
@@ -81,10 +85,50 @@ impl Placement {
             offset = offset.saturating_add(u64::from(chunk.len));
         }
         self.keep_chunks(target, &values)?;
-        self.ground.set_mode_and_owner(path, target.mode)?;
         self.placed.fetch_add(kept, Ordering::Relaxed);
         self.reused.fetch_add(kept, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether a file is one that a restore over it leaves where it is: no link and no other name, and reached through
+    /// no link.
+    fn will_stay(&self, path: &Path) -> bool {
+        let ground = &self.ground;
+        let tops = std::iter::once(ground.pgdata()).chain(ground.tablespaces().values().map(PathBuf::as_path));
+        let Some(top) = tops.filter(|top| path.starts_with(top)).max_by_key(|top| top.as_os_str().len()) else {
+            return false;
+        };
+        let is_directory = |above: &Path| above.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        path.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 1)
+            && path.ancestors().skip(1).take_while(|above| *above != top).all(is_directory)
+    }
+
+    /// Cuts what is too long, and lets the owner write to what stays.
+    ///
+    /// # Errors
+    /// [`PlacementError`].
+    pub fn fit_existing(&self) -> Result<(), PlacementError> {
+        for target in self.targets.values() {
+            let path = &target.path;
+            let len = match path.symlink_metadata() {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // Removed since it was compared: nothing of it is kept.
+                    self.forget_chunks(target);
+                    continue;
+                }
+                Err(error) => return Err(io_error("read", path)(error).into()),
+            };
+            let file = self.create_file(target)?;
+            if len > target.len {
+                file.set_len(target.len).map_err(io_error("cut", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_chunks(&self, target: &TargetFile) {
+        *target.lock() = FileProgress::default();
     }
 
     fn keep_chunks(&self, target: &TargetFile, values: &[(usize, [u8; 32])]) -> Result<(), PlacementError> {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
+use super::super::delta::marker_text;
 use super::{PG_CONTROL_PATH, Placement, PlacementError, STAGED_PG_CONTROL_NAME};
 use crate::base::clock::SystemClock;
 use crate::postgres::archive::Archive;
@@ -306,8 +307,8 @@ impl Stored {
     }
 
     fn over(&self, name: &str) -> Result<Arc<Placement>, PlacementError> {
-        let ground =
-            CheckedDestination::check_existing(&self.destination(name), &self.manifest)?.expect("something is there");
+        let ground = CheckedDestination::check_existing(&self.destination(name), &self.manifest, false)?
+            .expect("something is there");
         Ok(Arc::new(Placement::new(Arc::new(self.manifest.clone()), ground)?))
     }
 
@@ -351,7 +352,6 @@ impl Stored {
         fs::write(space.join("4"), "short").unwrap();
         fs::write(space.join("5"), "too much").unwrap();
         fs::create_dir(self.root.path().join(format!("{name}-space/PG_14_1"))).unwrap();
-        fs::write(data.join("postmaster.pid"), format!("{}\n", i32::MAX)).unwrap();
         data
     }
 }
@@ -360,19 +360,21 @@ impl Stored {
     /// The first so many steps of a restore over what is there.
     async fn steps(&self, placement: &Arc<Placement>, killed_after: u32, data: &Path) {
         if killed_after > 0 {
-            placement.create_marker(true).unwrap();
+            placement.claim_directory().unwrap();
+            placement.reuse_existing(&self.archive).await.unwrap();
+            placement.try_first_pack(&self.archive).await.unwrap();
         }
         if killed_after > 1 {
-            crate::postgres::restore::delta::make_unstartable(data).unwrap();
+            crate::postgres::restore::delta::make_unstartable(data, false).unwrap();
         }
         if killed_after > 2 {
-            placement.take_over_directory().unwrap();
+            placement.take_over_directory(false).unwrap();
         }
         if killed_after > 3 {
             placement.create_layout().unwrap();
         }
         if killed_after > 4 {
-            placement.reuse_existing(&self.archive).await.unwrap();
+            placement.fit_existing().unwrap();
         }
         if killed_after == 6 {
             let (key, _) = pack_binding(self.archive.layout(), self.manifest.packs[1]).unwrap();
@@ -411,15 +413,17 @@ async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_
             assert!(!data.join(PG_CONTROL_PATH).exists(), "killed after {killed_after}, it could be started");
         }
         if killed_after > 0 {
-            let busy = stored.over(&name).unwrap().take_over_directory().unwrap_err();
+            let busy = stored.over(&name).unwrap().take_over_directory(false).unwrap_err();
             assert!(matches!(busy, PlacementError::Destination(DestinationError::Busy { .. })), "{busy}");
         }
         drop(placement);
 
         let placement = stored.over(&name).unwrap();
-        placement.take_over_directory().unwrap();
-        placement.create_layout().unwrap();
+        placement.claim_directory().unwrap();
         placement.reuse_existing(&stored.archive).await.unwrap();
+        placement.take_over_directory(false).unwrap();
+        placement.create_layout().unwrap();
+        placement.fit_existing().unwrap();
         let reused = placement.reused();
         placement.write_packs(&stored.archive).await.unwrap();
         placement.write_extra_file("backup_label", b"label").unwrap();
@@ -445,6 +449,30 @@ async fn killed_after_any_step_the_directory_cannot_be_started_and_the_next_run_
 }
 
 #[tokio::test]
+async fn packs_that_cannot_be_had_leave_an_old_directory_as_it_was() {
+    let stored = Stored::of_their_cluster().await;
+    let data = stored.old("data").await;
+    let before = tree(&data);
+    for id in &stored.manifest.packs {
+        let (key, _) = pack_binding(stored.archive.layout(), *id).unwrap();
+        fs::remove_file(stored.root.path().join("repository").join(key.as_str())).unwrap();
+    }
+    let placement = stored.over("data").unwrap();
+    placement.claim_directory().unwrap();
+    placement.reuse_existing(&stored.archive).await.unwrap();
+    let error = placement.try_first_pack(&stored.archive).await.unwrap_err();
+    assert!(matches!(error, PlacementError::PackMissing(_)), "{error}");
+    placement.release_directory();
+    assert_eq!(tree(&data), before);
+    // What a restore left that was killed stays marked.
+    fs::write(data.join(RESTORE_MARKER), marker_text(stored.manifest.summary.system_id)).unwrap();
+    let placement = stored.over("data").unwrap();
+    placement.claim_directory().unwrap();
+    placement.release_directory();
+    assert!(data.join(RESTORE_MARKER).exists());
+}
+
+#[tokio::test]
 async fn only_an_old_directory_of_the_same_cluster_at_rest_is_restored_over() {
     let stored = Stored::of_their_cluster().await;
     let refused = |name: &str| {
@@ -453,7 +481,8 @@ async fn only_an_old_directory_of_the_same_cluster_at_rest_is_restored_over() {
         assert_eq!(tree(&stored.root.path().join(name)), before);
         error.to_string()
     };
-    let survey = |name: &str| CheckedDestination::check_existing(&stored.destination(name), &stored.manifest).unwrap();
+    let survey =
+        |name: &str| CheckedDestination::check_existing(&stored.destination(name), &stored.manifest, false).unwrap();
     assert!(survey("absent").is_none());
     let other = stored.root.path().join("other");
     fs::create_dir(&other).unwrap();
@@ -461,12 +490,18 @@ async fn only_an_old_directory_of_the_same_cluster_at_rest_is_restored_over() {
     fs::write(other.join("file"), "").unwrap();
     assert!(refused("other").contains("has file and no global/pg_control"));
     let data = stored.old("running").await;
-    fs::write(data.join("postmaster.pid"), format!("{}\n{}\n", std::process::id(), data.display())).unwrap();
-    assert!(refused("running").contains("a server seems to run"));
-    fs::write(data.join("postmaster.pid"), format!("-{}\n", std::process::id())).unwrap();
-    assert!(refused("running").contains("a server seems to run"), "a standalone one");
-    fs::write(data.join("postmaster.pid"), "?").unwrap();
-    assert!(refused("running").contains("a server seems to run"), "what cannot be told is not taken for dead");
+    for (text, why) in [
+        (format!("{}\n{}\n", std::process::id(), data.display()), "which is another program here"),
+        (format!("-{}\n", std::process::id()), "which is another program here"),
+        (format!("{}\n", i32::MAX), "another machine"),
+        ("?".to_owned(), "names no process"),
+    ] {
+        fs::write(data.join("postmaster.pid"), &text).unwrap();
+        let error = refused("running");
+        assert!(error.contains(why) && error.contains("--force"), "{text}: {error}");
+        let forced = CheckedDestination::check_existing(&stored.destination("running"), &stored.manifest, true);
+        assert!(forced.unwrap().is_some(), "{text}");
+    }
     fs::remove_file(data.join("postmaster.pid")).unwrap();
     stored.over("running").unwrap();
     // A tablespace that its links do not lead to is somebody else's.

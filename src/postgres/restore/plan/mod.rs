@@ -26,7 +26,7 @@ use crate::base::restore_estimate::{RestoreEstimator, RestoreWork};
 pub use document::RestorePlanDocument;
 pub use proof::{PlanBackup, PlanInput};
 pub use proved_restore::{CommitPoint, CommitsAround, DiskRequirement, ProvedRestore};
-pub use restore_plan::{PlanOutcome, RestorePlan};
+pub use restore_plan::{PlanOutcome, PlannedDestination, RestorePlan};
 pub use unreachable_target::{ReachablePoint, TargetPlace, UnreachableTarget};
 
 use proof::{BackupCandidate, ProvedStop, chosen_timeline, commits_around, newest_reachable, path_to, prove_stop};
@@ -62,7 +62,7 @@ pub fn make_plan(world: PlanInput<'_>, request: &RestoreRequest) -> Result<Resto
         notes.extend(restore.tablespaces_made.iter().map(created_tablespace_note));
     }
     let (cluster, target) = (world.cluster.to_owned(), request.target().clone());
-    let plan = RestorePlan { cluster, target, outcome, notes, measured_restores: 0 };
+    let plan = RestorePlan { cluster, target, outcome, notes, measured_restores: 0, destination: None };
     Ok(plan.with_estimate(&RestoreEstimator::default()))
 }
 

@@ -1,5 +1,7 @@
 //! The plan itself: whether the target is reached, and what a restore to it does.
 
+use std::path::{Path, PathBuf};
+
 use super::proved_restore::{CommitsAround, DiskRequirement, ProvedRestore};
 use super::unreachable_target::{ReachablePoint, TargetPlace, UnreachableTarget};
 use crate::base::restore_estimate::RestoreEstimator;
@@ -21,6 +23,17 @@ pub struct RestorePlan {
     pub notes: Vec<String>,
     /// Restores on this machine that estimates are made from. With none, an estimate is a guess for a modest machine.
     pub measured_restores: u64,
+    /// Where it would be restored to, if that was asked.
+    pub destination: Option<PlannedDestination>,
+}
+
+/// Where a restore would go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlannedDestination {
+    /// The data directory.
+    pub pgdata: PathBuf,
+    /// Whether it has an old data directory of the cluster.
+    pub delta: bool,
 }
 
 /// Where a plan gets to.
@@ -35,9 +48,10 @@ pub enum PlanOutcome {
         /// Why the target cannot be reached.
         missed: String,
     },
-    /// The archive has all that the restore needs, but the destination cannot take it.
+    /// The archive has all the WAL that the restore needs, but the destination cannot take it, or files of the backup
+    /// are missing.
     Refused {
-        /// What the restore would do at another destination.
+        /// What the restore would do otherwise.
         restore: ProvedRestore,
         /// What can be reached, and why not at this destination.
         reason: String,
@@ -129,10 +143,26 @@ impl RestorePlan {
         }
     }
 
+    /// The same for a destination that was looked over.
+    #[must_use]
+    pub fn at(self, pgdata: &Path, delta: bool) -> RestorePlan {
+        RestorePlan { destination: Some(PlannedDestination { pgdata: pgdata.to_owned(), delta }), ..self }
+    }
+
     /// The same for a destination that cannot take the restore, and why.
     #[must_use]
     pub fn refused(self, why: &dyn std::fmt::Display) -> RestorePlan {
         let reason = format!("{}, but not there: {why}", self.reason());
+        self.refused_because(reason)
+    }
+
+    /// The same if files of the backup are missing.
+    #[must_use]
+    pub fn without_packs(self, why: &str) -> RestorePlan {
+        self.refused_because(why.to_owned())
+    }
+
+    fn refused_because(self, reason: String) -> RestorePlan {
         let outcome = match self.outcome {
             PlanOutcome::Target(restore) | PlanOutcome::OtherPoint { restore, .. } => {
                 PlanOutcome::Refused { restore, reason }

@@ -343,10 +343,9 @@ impl SelectiveRestore {
         let load = ScratchContents { archive, proved, manifest, restore_command, preload_libraries, progress };
         load.place_files(scratch, |oid| wanted.includes(Some(oid))).await?;
         let start = ServerStart {
-            pgdata: scratch.data_dir(),
             bindir: self.wish.bindir.clone(),
             search: self.wish.search.clone(),
-            options: Vec::new(),
+            ..ServerStart::new(scratch.data_dir())
         };
         let total = proved.wal_segments.max(1);
         let (mut at, mut asked) = (0, 0_u64);

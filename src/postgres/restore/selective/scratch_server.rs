@@ -164,19 +164,14 @@ impl ScratchServer {
     }
 
     /// Keeps the server's log beside the directory, which is removed, if an error refers to it.
-    pub(super) fn keep_log(&self, error: ServerStartError) -> ServerStartError {
+    pub(super) fn keep_log(&self, mut error: ServerStartError) -> ServerStartError {
         let kept = self.dir.with_extension("log");
-        let keep = |log: PathBuf| match fs::copy(&log, &kept) {
-            Ok(_) => kept.clone(),
-            Err(_) => log,
-        };
-        match error {
-            ServerStartError::ServerEnded { last_words, log } => {
-                ServerStartError::ServerEnded { last_words, log: keep(log) }
-            }
-            ServerStartError::ServerStuck { why, log } => ServerStartError::ServerStuck { why, log: keep(log) },
-            other => other,
+        if let Some(log) = error.log_mut()
+            && fs::copy(&log.place, &kept).is_ok()
+        {
+            log.place = kept.display().to_string();
         }
+        error
     }
 
     /// Notes which programs run the server, so that they can also end it.
@@ -542,6 +537,7 @@ mod tests {
     use std::fs;
 
     use super::{START_LOG, ScratchServer, ServerStartError};
+    use crate::postgres::restore::server_start::LogExcerpt;
 
     #[test]
     fn a_log_that_an_error_names_outlives_its_server() {
@@ -550,11 +546,13 @@ mod tests {
         fs::create_dir(scratch.data_dir()).unwrap();
         let log = scratch.data_dir().join(START_LOG);
         fs::write(&log, "FATAL:  no\n").unwrap();
-        let error = scratch.keep_log(ServerStartError::ServerEnded { last_words: "no".to_owned(), log: log.clone() });
+        let excerpt = LogExcerpt { place: log.display().to_string(), ..LogExcerpt::default() };
+        let error =
+            scratch.keep_log(ServerStartError::ServerEnded { pid: 7, how: "exit status 1".into(), log: excerpt });
         drop(scratch);
         let ServerStartError::ServerEnded { log: kept, .. } = error else { panic!("{error}") };
         assert!(!log.exists(), "the scratch directory is removed");
-        assert_eq!(fs::read_to_string(&kept).unwrap(), "FATAL:  no\n");
+        assert_eq!(fs::read_to_string(&kept.place).unwrap(), "FATAL:  no\n");
         assert_eq!(ScratchServer::find_leftovers(parent.path()), [], "a log is nothing to clean up");
     }
 }
