@@ -187,7 +187,7 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[];
 pub(crate) const FILES_IN_CYCLES: usize = 0;
 
 /// Lines of Rust wider than [`COLUMNS`]. May only fall.
-pub(crate) const WIDE_LINES: usize = 117;
+pub(crate) const WIDE_LINES: usize = 116;
 
 /// Doc comments of a single word: make the item private instead. May only fall.
 pub(crate) const ONE_WORD_DOCS: usize = 102;
@@ -197,25 +197,25 @@ pub(crate) const ONE_WORD_DOCS: usize = 102;
 /// same sentence.
 pub(crate) const WORDS: &[(&str, &str, usize)] = &[
     ("misses", "reports … as missing", 4),
-    ("says", "reports, prints, shows, returns", 295),
+    ("says", "reports, prints, shows, returns", 293),
     ("tells", "reports, prints, shows, returns", 40),
-    ("is told", "is notified", 34),
-    ("is said", "is reported", 24),
-    ("comes", "arrives, is received", 127),
+    ("is told", "is notified", 33),
+    ("is said", "is reported", 23),
+    ("comes", "arrives, is received", 124),
     ("came", "arrived, was received", 85),
     ("come by", "received", 10),
     ("is away", "is unreachable", 13),
     ("whoever", "the process that …", 35),
     ("nobody", "no process", 69),
-    ("somebody", "another process, the user", 35),
-    ("anew", "again, recreated", 40),
+    ("somebody", "another process, the user", 34),
+    ("anew", "again, recreated", 38),
     ("mend", "fix", 13),
     ("mended", "fixed", 1),
     ("behind", "after", 91),
     ("leads to", "restores to, makes … restorable", 31),
     ("stands", "is, is stored", 115),
-    ("lies", "is, is stored", 55),
-    ("goes on", "continues, resumes", 77),
+    ("lies", "is, is stored", 54),
+    ("goes on", "continues, resumes", 76),
     ("there already", "an existing …", 21),
     ("no whole segment", "an incomplete segment", 2),
     ("no more", "no longer", 25),
