@@ -30,11 +30,11 @@ struct ExpectedDatabase {
 impl ExpectedFiles {
     /// What the catalogs name now; `None` if the server takes no SQL from walkeep.
     pub(super) async fn ask(server: &Conninfo) -> Option<ExpectedFiles> {
-        match databases(server).await {
-            Ok(listed) => {
+        match connect_and_list(server).await {
+            Ok((first, listed)) => {
                 let mut databases = Vec::with_capacity(listed.len());
                 for (oid, name, open) in listed {
-                    let files = if open { relation_files(server, &name).await } else { Ok(BTreeSet::new()) };
+                    let files = if open { relation_files(&first, server, &name).await } else { Ok(BTreeSet::new()) };
                     let files = files.unwrap_or_else(|error| {
                         tracing::debug!(database = name, %error, "its files cannot be listed");
                         BTreeSet::new()
@@ -64,7 +64,7 @@ impl ExpectedFiles {
             }
             if !has_directory {
                 if still_there.is_none() {
-                    let listed = databases(server).await.unwrap_or_default();
+                    let listed = connect_and_list(server).await.map(|(_, listed)| listed).unwrap_or_default();
                     still_there = Some(listed.into_iter().map(|(oid, ..)| oid).collect());
                 }
                 if still_there.as_ref().is_some_and(|there| there.contains(&database.oid)) {
@@ -72,7 +72,11 @@ impl ExpectedFiles {
                 }
                 continue;
             }
-            match relation_files(server, &database.name).await {
+            let now = match SqlSession::connect(server).await {
+                Ok(first) => relation_files(&first, server, &database.name).await,
+                Err(error) => Err(error),
+            };
+            match now {
                 Ok(now) => missing.extend(absent.into_iter().filter(|file| now.contains(*file)).cloned()),
                 Err(error) if error.sqlstate() == Some(NO_DATABASE_SQLSTATE) => {}
                 Err(error) => {
@@ -92,14 +96,15 @@ fn is_version_file_of(path: &str, database: u32) -> bool {
     parts.next() == Some("PG_VERSION") && parts.next().and_then(|part| part.parse().ok()) == Some(database)
 }
 
-async fn databases(server: &Conninfo) -> Result<Vec<(u32, String, bool)>, SqlError> {
-    let listed = SqlSession::connect(server).await?.databases().await?;
-    Ok(listed.into_iter().map(|(listed, open)| (listed.row.oid, listed.row.name, open)).collect())
+/// A session, and the databases: number, name, and whether it lets anybody in.
+async fn connect_and_list(server: &Conninfo) -> Result<(SqlSession, Vec<(u32, String, bool)>), SqlError> {
+    let first = SqlSession::connect(server).await?;
+    let listed = first.databases().await?;
+    Ok((first, listed.into_iter().map(|(listed, open)| (listed.row.oid, listed.row.name, open)).collect()))
 }
 
-async fn relation_files(server: &Conninfo, database: &str) -> Result<BTreeSet<String>, SqlError> {
-    let server = Conninfo { dbname: Some(database.to_owned()), ..server.clone() };
-    let sql = SqlSession::connect(&server).await?;
+async fn relation_files(first: &SqlSession, server: &Conninfo, database: &str) -> Result<BTreeSet<String>, SqlError> {
+    let sql = first.connect_beside(&Conninfo { dbname: Some(database.to_owned()), ..server.clone() }).await?;
     // Without any operator, which the database's owner could have made.
     let query = "SELECT pg_catalog.pg_relation_filepath(c.oid), c.relkind, c.relpersistence FROM pg_catalog.pg_class c";
     let rows = sql.query("the files of the relations", query).await?;

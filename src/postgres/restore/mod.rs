@@ -52,6 +52,7 @@ use crate::postgres::restore::target::AcceptedDefects;
 use crate::vault::VaultError;
 
 use backup_reading::{PROGRESS_INTERVAL, read_backup_file, read_manifest, tablespace_map};
+use created_tablespace::CreatedTablespace;
 use destination::{CheckedDestination, Destination};
 use pack_proof::{BrokenBackup, ListedPacks};
 use placement::Placement;
@@ -304,38 +305,15 @@ async fn execute_restore(
 ) -> Result<RestoredCluster, RestoreError> {
     let manifest = Arc::new(read_manifest(archive, &proved.backup).await?);
     let summary = manifest.summary.clone();
-    let recovery = RecoverySettings {
-        stop: proved.stop,
-        timeline: proved.timeline,
-        action: wishes.action,
-        restore_command: wishes.restore_command.clone(),
-        required: proved.required_settings,
-        keep_archiving: wishes.keep_archiving,
-        no_read_ahead: proved.hole_follows,
-    };
-    let (read, destination, waldir) = (Arc::clone(&manifest), wishes.destination.clone(), wishes.waldir.clone());
-    let (made, force) = (proved.tablespaces_made.clone(), wishes.force);
-    let search = wishes.configuration.clone();
-    let (placement, is_there, configuration) = run_blocking(move || {
-        destination::check_created_tablespaces(&made)?;
-        let in_backup = read.entries.iter().any(|entry| entry.path == Path::new(POSTGRESQL_CONF));
-        let major = read.summary.major_version;
-        let configuration = ConfigurationPlace::find(&destination.pgdata, &search, major, in_backup)?;
-        let existing = if over { CheckedDestination::check_existing(&destination, &read, force)? } else { None };
-        let is_there = existing.is_some();
-        let ground = match existing {
-            Some(ground) => ground,
-            None => CheckedDestination::check(&destination, &read.summary.tablespaces, &read.entries)?,
-        };
-        let ground = ground.with_waldir(waldir, is_there)?;
-        Ok::<_, RestoreError>((Arc::new(Placement::new(read, ground)?), is_there, configuration))
-    })
-    .await??;
+    let recovery = recovery_settings_of(proved, wishes);
+    let (read, asked, made) = (Arc::clone(&manifest), wishes.clone(), proved.tablespaces_made.clone());
+    let claimed = run_blocking(move || ClaimedDirectory::find(read, &asked, &made, over)).await??;
+    let ClaimedDirectory { placement, is_there, configuration } = claimed;
     if is_there && let Err(error) = compare_directory(archive, &placement).await {
         placement.release_directory();
         return Err(error);
     }
-    let (begun, made) = (Arc::clone(&placement), proved.tablespaces_made.clone());
+    let (begun, made, force) = (Arc::clone(&placement), proved.tablespaces_made.clone(), wishes.force);
     let notes = run_blocking(move || {
         let notes = if is_there { Some(begun.take_over_directory(force)?) } else { None };
         begun.create_layout()?;
@@ -377,6 +355,52 @@ async fn execute_restore(
         config_file,
         notes: notes.into_iter().flatten().chain(configuration.notes).collect(),
     })
+}
+
+/// How the server is to recover.
+fn recovery_settings_of(proved: &ProvedRestore, wishes: &RestoreOptions) -> RecoverySettings {
+    RecoverySettings {
+        stop: proved.stop,
+        timeline: proved.timeline,
+        action: wishes.action,
+        restore_command: wishes.restore_command.clone(),
+        required: proved.required_settings,
+        keep_archiving: wishes.keep_archiving,
+        no_read_ahead: proved.hole_follows,
+    }
+}
+
+/// Where a restore goes, checked and not touched yet.
+struct ClaimedDirectory {
+    placement: Arc<Placement>,
+    /// Whether there is a data directory of the cluster already.
+    is_there: bool,
+    configuration: ConfigurationPlace,
+}
+
+impl ClaimedDirectory {
+    fn find(
+        manifest: Arc<Manifest>,
+        wishes: &RestoreOptions,
+        made: &[CreatedTablespace],
+        over: bool,
+    ) -> Result<ClaimedDirectory, RestoreError> {
+        destination::check_created_tablespaces(made)?;
+        let in_backup = manifest.entries.iter().any(|entry| entry.path == Path::new(POSTGRESQL_CONF));
+        let (destination, summary) = (&wishes.destination, &manifest.summary);
+        let configuration =
+            ConfigurationPlace::find(&destination.pgdata, &wishes.configuration, summary.major_version, in_backup)?;
+        let existing =
+            if over { CheckedDestination::check_existing(destination, &manifest, wishes.force)? } else { None };
+        let is_there = existing.is_some();
+        let ground = match existing {
+            Some(ground) => ground,
+            None => CheckedDestination::check(destination, &summary.tablespaces, &manifest.entries)?,
+        };
+        let ground = ground.with_waldir(wishes.waldir.clone(), is_there)?;
+        let placement = Arc::new(Placement::new(manifest, ground)?);
+        Ok(ClaimedDirectory { placement, is_there, configuration })
+    }
 }
 
 /// Reads what is in an old directory and proves that packs can be had, while the directory is still as it was.

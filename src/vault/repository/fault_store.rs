@@ -60,7 +60,7 @@ impl FaultChance {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let kinds = [InjectedFault::Refuse, InjectedFault::LoseAnswer, InjectedFault::Hang];
-        (self.random % self.one_in == 0).then(|| kinds[(self.random >> 32) as usize % kinds.len()])
+        self.random.is_multiple_of(self.one_in).then(|| kinds[(self.random >> 32) as usize % kinds.len()])
     }
 }
 

@@ -1,6 +1,7 @@
 //! Backups of servers whose data directory is not plain, or damaged: each backup that is not whole says so, everywhere.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -86,6 +87,9 @@ fn a_backup_without_files_that_the_server_left_out_says_so_until_one_is_whole() 
     let data = site.path().join("restored");
     let into = data.to_string_lossy().into_owned();
     site.walkeep(&["restore", "postgres", "main", "--pgdata", &into, "--accept-missing-files"]).expect_ok();
+    // It is started without the German locale.
+    let mut settings = std::fs::File::options().append(true).open(data.join("postgresql.auto.conf")).unwrap();
+    settings.write_all(b"lc_messages = 'C'\n").unwrap();
     let mut restored = Cluster::adopt(QUICK, &data);
     restored.start_again();
     restored.wait_for("select not pg_is_in_recovery()");

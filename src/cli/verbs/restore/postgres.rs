@@ -99,13 +99,8 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     };
     let (planner, plan) = make_plan(&config, cluster, &target.request, around).await?;
     if !args.json {
-        print_server_plan(
-            &plan,
-            &target,
-            &role,
-            (&shell::shell_command_prefix(&config, around), false),
-            &around.output,
-        )?;
+        let program = shell::shell_command_prefix(&config, around);
+        print_server_plan(&plan, &target, &role, (&program, false), &around.output)?;
     }
     let document = RestorePlanDocument::from(&plan);
     let Some(proved) = plan.restore() else {
@@ -121,11 +116,7 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
     }
     if args.delta {
         let lines = lost_wal_warning(&config, archive, &options.destination.pgdata, around).await?;
-        if args.json {
-            lines.iter().for_each(|line| tracing::warn!("{line}"));
-        } else {
-            lines.iter().try_for_each(|line| around.output.print_line(line))?;
-        }
+        print_warning(&lines, args.json, around)?;
     }
     let began = around.clock.elapsed();
     let restored = place_files(archive, proved, &options, args.delta, around).await?;
@@ -156,6 +147,15 @@ pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) 
         None => print_next_command(&restored, action, &around.output)?,
     }
     Ok(CliExitCode::Done)
+}
+
+/// Prints lines, or logs them beside a JSON document.
+fn print_warning(lines: &[String], json: bool, around: &CliContext) -> anyhow::Result<()> {
+    if json {
+        lines.iter().for_each(|line| tracing::warn!("{line}"));
+        return Ok(());
+    }
+    lines.iter().try_for_each(|line| around.output.print_line(line))
 }
 
 /// The role that is asked for. One that does not fit the rest of the command line is refused.
