@@ -61,7 +61,7 @@ impl Scene {
         fs::write(&clock, "+180s\n").unwrap();
         let workload = Workload::start(&cluster, 3, seed);
         cluster.run("pgbench", &["-c", "12", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
-        cluster.sql("select pg_create_restore_point('twice')");
+        cluster.sql("select pg_create_restore_point('ahead')");
         fs::write(&clock, "+90s\n").unwrap();
         cluster.run("pgbench", &["-c", "12", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
         cluster.sql("select pg_create_restore_point('set back')");
@@ -81,7 +81,7 @@ impl Scene {
         standby.promote();
         let begun = standby.current_lsn();
         standby.run("pgbench", &["-c", "8", "-j", "2", "-T", "1", "-n", "-N"]).expect_ok();
-        standby.sql("select pg_create_restore_point('twice')");
+        standby.sql("select pg_create_restore_point('after the fork')");
         let last = standby.switch_wal();
         standby.wait_for(&format!("select coalesce(max(last_archived_wal), '') >= '{last}' from pg_stat_archiver"));
         standby.stop_immediately();

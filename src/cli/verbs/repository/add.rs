@@ -58,7 +58,7 @@ pub(in crate::cli) async fn run(args: AddArgs, around: &CliContext) -> anyhow::R
     let text = extended_config(&args, &old, &file.text)?;
     let new = Config::parse(&path, &text).with_context(|| format!("cannot add [repository.{}]", args.name))?;
     let vault = Vault::open(open::archive_settings(&old, around)?).await;
-    let vault = vault.context("cannot open the repositories that are configured")?;
+    let vault = Arc::new(vault.context("cannot open the repositories that are configured")?);
     let settings = open::archive_settings(&new, around)?;
     let location = settings.places.iter().find(|place| place.name == args.name).ok_or(VaultError::NoRepository)?;
     let (repository, created) = open_or_create(location).await?;
@@ -70,12 +70,14 @@ pub(in crate::cli) async fn run(args: AddArgs, around: &CliContext) -> anyhow::R
         );
         return Err(CliError::usage(message).into());
     }
+    if !created {
+        refuse_other_clusters(&new, &vault, &args.name, around).await?;
+    }
     // Opening all of them brings the keys of each to the others.
     let both = Vault::open(settings).await.context("cannot open the repositories")?;
     if let Some((_, why)) = both.unreachable().find(|(name, _)| *name == args.name) {
         return Err(anyhow::Error::from(why).context("the new repository cannot be used"));
     }
-    refuse_other_clusters(&new, &both, &args.name).await?;
     let proved = probe_repository(&new, &both, &args.name).await.context("the new repository does not work")?;
     file.replace(&text)?;
     let unreachable: Vec<String> = both.unreachable().map(|(name, _)| name.to_owned()).collect();
@@ -116,12 +118,25 @@ async fn open_or_create(location: &RepositoryLocation) -> anyhow::Result<(Reposi
     }
 }
 
-/// A repository that another installation used may have another cluster under the same name.
-async fn refuse_other_clusters(config: &Config, vault: &Vault, name: &str) -> anyhow::Result<()> {
+/// A repository that another installation used may have another cluster under the same name. It is opened alone, before
+/// any key of it reaches the others.
+async fn refuse_other_clusters(
+    config: &Config,
+    others: &Arc<Vault>,
+    name: &str,
+    around: &CliContext,
+) -> anyhow::Result<()> {
+    let mut settings = open::archive_settings(config, around)?;
+    settings.places.retain(|place| place.name == name);
+    let alone = match Vault::open(settings).await {
+        Ok(alone) => Arc::new(alone),
+        // An earlier attempt created it and ended. It is empty, or is refused when it gets its keys.
+        Err(VaultError::KeysMissing { .. }) => return Ok(()),
+        Err(error) => return Err(anyhow::Error::from(error).context("the new repository cannot be used")),
+    };
     for cluster in &config.clusters {
-        let archive =
-            |new: bool| Archive::new(Arc::new(vault.view(|other| (other == name) == new)), cluster.name.clone());
-        let (ours, theirs) = (archive(true).identity().await?, archive(false).identity().await?);
+        let archive = |vault: &Arc<Vault>| Archive::new(Arc::clone(vault), cluster.name.clone());
+        let (ours, theirs) = (archive(&alone).identity().await?, archive(others).identity().await?);
         if ours.is_some() && theirs.is_some() && ours != theirs {
             let message = format!(
                 "{name} has another cluster under the name {} than the repositories that are configured; choose an \
