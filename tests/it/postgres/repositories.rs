@@ -60,6 +60,10 @@ fn a_repository_that_was_added_later_is_enough_to_restore() {
 
     std::thread::sleep(Duration::from_secs(1));
     let committed = workload.stop();
+    // The server does not wait for the receiver, so its last WAL may still be on the way.
+    cluster.sql("select pg_switch_wal()");
+    cluster
+        .wait_for("select coalesce(bool_or(flush_lsn >= pg_current_wal_flush_lsn()), false) from pg_stat_replication");
     assert!(receiver.terminate().success(), "{}", receiver.output());
     let aside = site.path().join("lost");
     fs::rename(site.repository(), &aside).unwrap();

@@ -65,7 +65,13 @@ pub(super) async fn log_cluster(
     around: &CliContext,
 ) -> anyhow::Result<CliExitCode> {
     let question = build_query(args, around)?;
-    let archive = Arc::new(open::open_archive(config, cluster, around).await?);
+    let mut archive = Arc::new(open::open_archive(config, cluster, around).await?);
+    for (repository, why) in archive.vault().unreachable() {
+        tracing::warn!(repository, error = %why, "what only this repository has is not in the log");
+    }
+    if let Some(reachable) = archive.reachable_view() {
+        archive = reachable;
+    }
     let (index, _) =
         reindex::open_index_or_scratch(&archive, &open::index_dir(config)).await.context("cannot open the index")?;
     let spool = Spool::existing(&config.state_dir, &archive);

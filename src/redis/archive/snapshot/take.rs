@@ -106,7 +106,19 @@ pub async fn take_snapshot(
         SnapshotSource::File(path) => PartSource::File(path),
     };
     // Before the first part, which nothing names yet.
-    let mark = RunningMark::create(instance.vault(), &instance.layout().running(), &label, absent).await?;
+    let mark = match RunningMark::create(instance.vault(), &instance.layout().running(), &label, absent).await {
+        Ok(mark) => mark,
+        Err(error) if error.may_pass() => {
+            // The stream begins with the snapshot all the same. It is spooled until a repository takes one.
+            if let PartSource::Server(connected, begun) = source {
+                let mut intake = PartWriter::new(instance, &label, absent);
+                let clock = Arc::clone(instance.vault().clock());
+                drop(take_from_server(connected, begun, &mut intake, progress, &*clock).await);
+            }
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let taken = take_marked(instance, source, (label, started_at, &mark), absent, progress).await;
     mark.remove().await;
     taken
