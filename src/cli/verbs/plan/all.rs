@@ -26,11 +26,11 @@ use crate::joint::plan::{JointPlan, JointRequest};
 pub(in crate::cli) struct PlanAllArgs {
     #[command(flatten)]
     pub(in crate::cli) which: JointTargetArgs,
-    #[command(flatten)]
-    pub(in crate::cli) successor: SuccessorArgs,
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
 }
 
 #[derive(Args, Debug)]

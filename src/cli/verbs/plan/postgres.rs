@@ -30,18 +30,18 @@ pub(in crate::cli) struct PlanPostgresArgs {
     /// The cluster [default: the only one configured]
     #[arg(value_name = "CLUSTER")]
     pub(in crate::cli) cluster: Option<String>,
-    #[command(flatten)]
-    pub(in crate::cli) target: PostgresTargetArgs,
-    #[command(flatten)]
-    pub(in crate::cli) successor: SuccessorArgs,
-    #[command(flatten)]
-    pub(in crate::cli) standby: StandbyArgs,
     /// Where it would be restored to: also proves that there is room
     #[arg(long, value_name = "DIR")]
     pub(in crate::cli) pgdata: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
+    #[command(flatten)]
+    pub(in crate::cli) target: PostgresTargetArgs,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
+    #[command(flatten)]
+    pub(in crate::cli) standby: StandbyArgs,
 }
 
 pub(in crate::cli) async fn run(args: PlanPostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {

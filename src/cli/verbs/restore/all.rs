@@ -45,8 +45,6 @@ pub(in crate::cli) struct RestoreAllArgs {
     /// Put PostgreSQL's pg_wal into DIR, an empty or new folder, and make it a link
     #[arg(long, value_name = "DIR")]
     pub(in crate::cli) waldir: Option<PathBuf>,
-    #[command(flatten)]
-    pub(in crate::cli) successor: SuccessorArgs,
     /// Start PostgreSQL and wait until it is there; start a Redis on its files that nobody can reach, compare, and end
     /// it
     #[arg(long)]
@@ -58,6 +56,8 @@ pub(in crate::cli) struct RestoreAllArgs {
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
 }
 
 pub(in crate::cli) async fn run(args: RestoreAllArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {

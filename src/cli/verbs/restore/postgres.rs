@@ -44,10 +44,6 @@ pub(in crate::cli) struct RestorePostgresArgs {
     #[arg(long, value_name = "DIR")]
     #[arg(required_unless_present_any = ["database", "table"], conflicts_with_all = ["database", "table"])]
     pub(in crate::cli) pgdata: Option<PathBuf>,
-    #[command(flatten)]
-    pub(in crate::cli) single: SelectiveRestoreArgs,
-    #[command(flatten)]
-    pub(in crate::cli) target: PostgresTargetArgs,
     /// Put the tablespace that was in OLD into NEW; once for each
     #[arg(long = "tablespace-mapping", value_name = "OLD=NEW")]
     pub(in crate::cli) tablespaces: Vec<String>,
@@ -58,10 +54,6 @@ pub(in crate::cli) struct RestorePostgresArgs {
     /// Put pg_wal into DIR, an empty or new folder, and make it a link
     #[arg(long, value_name = "DIR", requires = "pgdata")]
     pub(in crate::cli) waldir: Option<PathBuf>,
-    #[command(flatten)]
-    pub(in crate::cli) successor: SuccessorArgs,
-    #[command(flatten)]
-    pub(in crate::cli) standby: StandbyArgs,
     /// The restored server's postgresql.conf, if it is not in --pgdata [default: the one of the last server in --pgdata,
     /// or the one in /etc/postgresql/MAJOR that names --pgdata, or that of the backup]
     #[arg(long, value_name = "FILE", requires = "pgdata")]
@@ -70,7 +62,7 @@ pub(in crate::cli) struct RestorePostgresArgs {
     /// server runs in another container or on another machine
     #[arg(long, requires = "delta")]
     pub(in crate::cli) force: bool,
-    /// Start the server, wait until the target is reached, and say what was reached
+    /// Start the server, wait until the target is reached, and print what was reached
     #[arg(long)]
     pub(in crate::cli) start: bool,
     #[command(flatten)]
@@ -78,6 +70,15 @@ pub(in crate::cli) struct RestorePostgresArgs {
     /// Print one JSON document
     #[arg(long)]
     pub(in crate::cli) json: bool,
+    // The groups with headings go last: what follows a heading is shown under it.
+    #[command(flatten)]
+    pub(in crate::cli) single: SelectiveRestoreArgs,
+    #[command(flatten)]
+    pub(in crate::cli) target: PostgresTargetArgs,
+    #[command(flatten)]
+    pub(in crate::cli) successor: SuccessorArgs,
+    #[command(flatten)]
+    pub(in crate::cli) standby: StandbyArgs,
 }
 
 pub(in crate::cli) async fn run(args: RestorePostgresArgs, around: &CliContext) -> anyhow::Result<CliExitCode> {

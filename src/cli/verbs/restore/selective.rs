@@ -28,7 +28,7 @@ use crate::postgres::restore::target::RestoreRequest;
 use crate::postgres::wire::Conninfo;
 
 #[derive(Args, Debug, Default)]
-#[command(next_help_heading = "One database or table, into a running server under another name (instead of --pgdata)")]
+#[command(next_help_heading = "One database or table, into a running server (instead of --pgdata)")]
 pub(in crate::cli) struct SelectiveRestoreArgs {
     /// Bring back this database alone; with --table, the database that the table is in
     #[arg(long, value_name = "NAME")]
