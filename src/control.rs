@@ -66,6 +66,9 @@ pub enum ControlResponse {
         version: String,
         /// The clusters it serves.
         clusters: Vec<String>,
+        /// The repositories that it stores in; empty from a version that does not answer this.
+        #[serde(default)]
+        repositories: Vec<String>,
     },
     /// The file is archived, durable in every repository.
     Pushed {
@@ -286,7 +289,11 @@ mod tests {
     impl ControlHandler for Echo {
         async fn handle(&self, request: ControlRequest) -> ControlResponse {
             match request {
-                ControlRequest::Ping => ControlResponse::Pong { version: "test".into(), clusters: vec!["main".into()] },
+                ControlRequest::Ping => ControlResponse::Pong {
+                    version: "test".into(),
+                    clusters: vec!["main".into()],
+                    repositories: vec!["local".into()],
+                },
                 ControlRequest::Push { name, .. } => ControlResponse::Refused { why: name, transient: true },
                 ControlRequest::Status => std::future::pending().await,
             }
@@ -311,7 +318,11 @@ mod tests {
         assert!(matches!(ControlListener::bind(dir.path()), Err(ControlError::SocketInUse { .. })));
         let serving = listener.serve(Arc::new(Echo), Arc::clone(&clock));
         let asking = async {
-            let pong = ControlResponse::Pong { version: "test".into(), clusters: vec!["main".into()] };
+            let pong = ControlResponse::Pong {
+                version: "test".into(),
+                clusters: vec!["main".into()],
+                repositories: vec!["local".into()],
+            };
             assert_eq!(send_request(dir.path(), &ControlRequest::Ping, &*clock, PATIENCE).await.unwrap(), pong);
             let refused = ControlResponse::Refused { why: "a".into(), transient: true };
             assert_eq!(send_request(dir.path(), &push("a"), &*clock, PATIENCE).await.unwrap(), refused);

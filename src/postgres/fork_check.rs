@@ -18,7 +18,9 @@
 //!
 //! If the server no longer has the segment, nothing can be compared: a slot holds WAL from the acknowledged position
 //! on, and the segment before that may be removed. This alone is no reason to refuse the server. It is one if this
-//! server is recorded as a fork on the timeline.
+//! server is recorded as a fork on the timeline that it is on. A server that was restored from the archive has no older
+//! WAL either, and a new timeline: the first segment of that begins with WAL of the timeline before, and that is
+//! compared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -227,6 +229,17 @@ impl ComparedWal<'_> {
         let Some(last) = self.last_kept().await? else { return equal(connection) };
         let (timeline, end) = (last.timeline, last.end());
         let mut connection = connection;
+        if let Some(beginning) = self.beginning_of_own_timeline(timeline).await? {
+            let (connection, found) = self.stream(connection, &beginning, beginning.end()).await?;
+            let verdict = match found {
+                StreamedWal::Differs(at) => {
+                    Verdict::Fork(FoundFork { timeline, at, kept_until: end, cause: ForkCause::Differs })
+                }
+                StreamedWal::Equal => Verdict::Equal,
+                StreamedWal::Removed => Verdict::Unknown(timeline),
+            };
+            return Ok(Comparison { connection, verdict });
+        }
         let flushed = self.flushed(&mut connection, timeline, end).await?;
         let compared = if flushed > last.start { Some(last) } else { self.archived_at(timeline, flushed).await? };
         let (connection, found) = match &compared {
@@ -241,6 +254,24 @@ impl ComparedWal<'_> {
             StreamedWal::Removed => self.recorded_fork(timeline).await?,
         };
         Ok(Comparison { connection, verdict })
+    }
+
+    /// The first segment of the server's timeline begins with the end of the one before, up to where it was promoted:
+    /// what the archive has of that. `None` if the server is on the timeline of the last kept segment, or if it was
+    /// promoted at the border of a segment.
+    async fn beginning_of_own_timeline(&self, kept: TimelineId) -> Result<Option<KeptSegment>, ComparisonError> {
+        let current = self.known.identity.timeline;
+        let spans = self.known.path.spans();
+        let (Some(own), Some(before)) = (spans.last(), spans.iter().rev().nth(1)) else { return Ok(None) };
+        if own.timeline != current || before.timeline != kept {
+            return Ok(None);
+        }
+        let number = self.known.size.segment_of(own.begin);
+        let start = number.start(self.known.size);
+        let Some(archived) = self.archived(before.timeline, number).await? else { return Ok(None) };
+        let len = usize::try_from(own.begin.bytes_since(start)).unwrap_or(usize::MAX).min(archived.bytes.len());
+        let bytes = archived.bytes.slice(..len);
+        Ok((!bytes.is_empty()).then_some(KeptSegment { timeline: current, start, bytes }))
     }
 
     /// How far the server's WAL of this timeline reaches. If that is not as far as what is kept, the server is asked
@@ -263,8 +294,11 @@ impl ComparedWal<'_> {
     }
 
     /// What is recorded of this server, if nothing can be compared. What another server did is no reason to refuse
-    /// this one.
+    /// this one; nor is what this one did before it was restored or promoted to a later timeline.
     async fn recorded_fork(&self, timeline: TimelineId) -> Result<Verdict, ComparisonError> {
+        if timeline != self.known.identity.timeline {
+            return Ok(Verdict::Unknown(timeline));
+        }
         let forks = self.archive.forks().await?;
         let is_of_server =
             |recorded: &RecordedFork| recorded.fork.timeline == timeline && recorded.fork.server == self.known.name;

@@ -1,17 +1,23 @@
 //! `walkeep health`: how protected every cluster and every instance is now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
+use crate::base::findings::{Finding, FindingLevel};
 use crate::cli::args::help;
 use crate::cli::context::CliContext;
 use crate::cli::exit::{self, CliError, CliExitCode};
 use crate::cli::open;
 use crate::cli::show::health::{HealthJson, print_health};
 use crate::config::{self, Config};
+use crate::control::{self, ControlRequest, ControlResponse};
 use crate::postgres::archive::spool::Spool;
 use crate::{postgres, redis};
+
+/// How long a receiver may take to answer whether it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Say how protected we are now; ends with 0 if all is well, else with 1
 #[derive(Args, Debug)]
@@ -41,6 +47,7 @@ pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow
     for of in of_instances {
         instances.push(Box::pin(instance_health(&config, of, around)).await);
     }
+    add_unknown_repositories(&config, &mut clusters, around).await;
     let healthy = clusters
         .iter()
         .map(|health| health.healthy)
@@ -52,6 +59,31 @@ pub(in crate::cli) async fn run(args: HealthArgs, around: &CliContext) -> anyhow
         print_health(&clusters, &instances, &around.output)?;
     }
     Ok(if healthy { CliExitCode::Done } else { CliExitCode::Failed })
+}
+
+/// A receiver reads the configuration at its start: it does not store in a repository that was added later.
+async fn add_unknown_repositories(
+    config: &Config,
+    clusters: &mut [postgres::health::HealthReport],
+    around: &CliContext,
+) {
+    let asked = control::send_request(&config.state_dir, &ControlRequest::Ping, &*around.clock, PING_TIMEOUT).await;
+    let Ok(ControlResponse::Pong { clusters: served, repositories: known, .. }) = asked else { return };
+    if known.is_empty() {
+        return;
+    }
+    let unknown = config.repositories.iter().filter(|repository| !known.contains(&repository.name));
+    for repository in unknown {
+        for report in clusters.iter_mut().filter(|report| served.contains(&report.cluster)) {
+            let text = format!(
+                "{}: the receiver does not store in it, because it was started before this repository was configured; \
+                    restart walkeep receive",
+                repository.name
+            );
+            report.findings.insert(0, Finding { level: FindingLevel::Bad, subject: "repository", text });
+            report.healthy = false;
+        }
+    }
 }
 
 async fn cluster_health(

@@ -84,8 +84,8 @@ pub enum RepositoryError {
     },
     /// There is no repository there.
     #[error(
-        "there is no repository at {url}: is its disk mounted? If it is lost, take out its section and run \
-         `walkeep repository add`"
+        "there is no repository at {url}: is its disk mounted, or its bucket there? If it is lost and you have another \
+         one, run `walkeep repository remove NAME --force`, then `walkeep repository add`"
     )]
     NoRepository {
         /// Where it was looked for.

@@ -91,7 +91,15 @@ impl Repository {
         let marker = RepositoryMarker { format: REPOSITORY_FORMAT, repository_id: id, created_at: clock.now() };
         let mut text = serde_json::to_vec_pretty(&marker).map_err(|e| store.corrupt(&key::marker_key(), &e))?;
         text.push(b'\n');
-        match store.put_new(&key::marker_key(), vec![Bytes::from(text)]).await? {
+        let put = match store.put_new(&key::marker_key(), vec![Bytes::from(text)]).await {
+            // Nothing can be put where there is no bucket.
+            Err(RepositoryError::NotFound { url, .. } | RepositoryError::NoRepository { url }) => {
+                let why = "there is no such bucket or container; create it first".to_owned();
+                return Err(RepositoryError::BadUrl { url, why });
+            }
+            put => put?,
+        };
+        match put {
             PutOutcome::Created => Ok(Repository { store: Arc::new(store), id }),
             PutOutcome::Exists => Err(RepositoryError::RepositoryExists { url: store.url() }),
         }

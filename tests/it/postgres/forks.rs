@@ -371,3 +371,65 @@ fn a_server_that_was_set_back_is_not_backed_up() {
         cluster.stop();
     }
 }
+
+/// The way out of a fork: the server is restored from the archive over its own directory, on a new timeline.
+#[test]
+fn a_forked_server_that_was_restored_is_followed_and_backed_up() {
+    for is_whole in [false, true] {
+        let mut cluster = Cluster::start(QUICK, Options::default().segment_size_mb(1));
+        let site = Site::for_cluster(&cluster);
+        cluster.sql("create table t (n int)");
+        let mut receiver = site.spawn("receive", &["receive", "main"]);
+        cluster.wait_for("select count(*) > 0 from pg_stat_replication");
+        site.walkeep(&["backup", "postgres"]).expect_ok();
+        receiver.terminate();
+        cluster.stop();
+        let copy = Scratch::new();
+        let saved = copy.join("saved");
+        copy_dir(cluster.data(), &saved);
+        cluster.start_again();
+        let mut receiver = site.spawn("receive", &["receive", "main"]);
+        cluster.sql("insert into t values (1)");
+        wait_for_object(&site, &write_segment(&cluster));
+        cluster.sql("insert into t values (2)");
+        let segment = write_segment(&cluster);
+        wait_for_object(&site, &segment);
+        cluster.sql("insert into t values (3)");
+        cluster.sql("select pg_create_restore_point('middle')");
+        cluster.wait_for(
+            "select coalesce(bool_or(flush_lsn >= pg_current_wal_flush_lsn()), false) from pg_stat_replication",
+        );
+        if is_whole {
+            // The segment is whole in the archive, and the restore ends in its middle.
+            wait_for_object(&site, &write_segment(&cluster));
+        }
+        receiver.terminate();
+        cluster.stop();
+        put_back(&cluster, &saved);
+        cluster.start_again();
+        cluster.sql("insert into t values (999)");
+        let refused = site.walkeep(&["backup", "postgres"]).expect_code(6);
+        assert!(refused.stderr.contains("fork"), "{}", refused.stderr);
+        cluster.stop();
+
+        let data = cluster.data().to_str().unwrap().to_owned();
+        let bin = cluster.program("postgres");
+        let bindir = bin.parent().unwrap().to_str().unwrap();
+        let mut restore =
+            vec!["restore", "postgres", "--pgdata", &data, "--delta", "--takeover", "--pg-bindir", bindir];
+        if is_whole {
+            restore.extend(["--target-name", "middle"]);
+        }
+        site.walkeep(&restore).expect_ok();
+        cluster.start_again();
+        cluster.wait_for("select not pg_is_in_recovery()");
+        assert_eq!(cluster.sql("select string_agg(n::text, ',' order by n) from t"), "1,2,3");
+        let mut receiver = site.spawn("again", &["receive", "main"]);
+        cluster.wait_for("select coalesce(bool_or(active), false) from pg_replication_slots");
+        cluster.sql("insert into t values (4)");
+        wait_for_object(&site, &write_segment(&cluster));
+        site.walkeep(&["backup", "postgres"]).expect_ok();
+        assert!(receiver.terminate().success(), "{}", receiver.output());
+        cluster.stop();
+    }
+}

@@ -44,6 +44,8 @@ fn a_repository_that_was_added_later_is_enough_to_restore() {
     assert!(planned.contains("main: offsite lacks "), "{planned}");
     assert!(lacks(&site, "offsite") > 0);
 
+    let health = site.walkeep(&["health"]).expect_code(1).stdout;
+    assert!(health.contains("offsite: the receiver does not store in it"), "{health}");
     let synced = site.walkeep(&["repository", "sync", "local", "offsite"]).expect_ok();
     assert!(synced.contains("main: copied "), "{synced}");
     // The receiver does not know it yet: what it stores from now on is lacking.

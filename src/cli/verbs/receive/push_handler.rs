@@ -32,6 +32,10 @@ impl ControlHandler for PushHandler {
             ControlRequest::Ping => ControlResponse::Pong {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 clusters: names().map(str::to_owned).collect(),
+                // The receivers of one process have one configuration.
+                repositories: self.targets.first().map_or_else(Vec::new, |target| {
+                    target.archive.vault().repository_names().map(str::to_owned).collect()
+                }),
             },
             ControlRequest::Push { cluster, path, name } => {
                 match self.targets.iter().find(|target| target.archive.cluster().as_str() == cluster) {
