@@ -217,7 +217,7 @@ async fn s3_conforms() {
         options.environment.insert(name.to_owned(), value);
     }
     let missing = Repository::create("s3://walkeep-test/some/path", &options).await.unwrap_err();
-    assert!(matches!(missing, RepositoryError::NoRepository { .. }), "{missing}");
+    assert!(matches!(missing, RepositoryError::BadUrl { .. }), "{missing}");
     let made = Command::new("python3")
         .args(["-c", "import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], method='PUT')).read()"])
         .arg(format!("http://127.0.0.1:{}/walkeep-test", moto.port))
