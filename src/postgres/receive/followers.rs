@@ -47,6 +47,14 @@ struct Ticket {
     progress: watch::Sender<Progress>,
 }
 
+impl Ticket {
+    /// Whether it is not known yet if this repository has the segment.
+    fn waits_for(&self, place: usize) -> bool {
+        let progress = self.progress.borrow();
+        progress.refused.is_none() && !progress.stored.contains_key(&place)
+    }
+}
+
 /// In which repositories a segment is, by their number.
 #[derive(Clone, Default)]
 struct Progress {
@@ -224,7 +232,9 @@ impl Lane {
     }
 
     async fn ship(&self, item: ShipItem) {
-        let shipped = match self.tickets.get(&item.key) {
+        let ticket = self.tickets.get(&item.key);
+        let is_copied = ticket.is_none();
+        let shipped = match ticket {
             Some(ticket) => self.store_ticket(&ticket).await.map(|()| true),
             None => self.copy(&item).await.map_err(IngestError::from),
         };
@@ -236,6 +246,14 @@ impl Lane {
                 tracing::debug!(repository = self.name, key = %item.key, %error, "not stored yet");
                 self.change(|follower| follower.failed(&item, now));
             }
+        }
+        // The segment may have been received while it was copied: then its ticket waits for this repository, and the
+        // follower knows of one item alone.
+        if is_copied
+            && let Some(ticket) = self.tickets.get(&item.key)
+            && ticket.waits_for(self.place)
+        {
+            self.change(|follower| follower.hold(item));
         }
     }
 

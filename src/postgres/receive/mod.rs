@@ -61,6 +61,8 @@ mod piece_uploads;
 mod receiver_state;
 mod piece_copies;
 mod followers;
+#[cfg(test)]
+mod followers_model;
 mod stream_session;
 
 use std::fmt;

@@ -28,22 +28,66 @@ pub(crate) enum InjectedFault {
     Conflict,
 }
 
-/// Wraps a store. Calls follow the script, one entry each; after its end they succeed.
+/// Wraps a store. Calls follow the script, one entry each; after its end they succeed, unless chance has it otherwise.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultStore {
     inner: Arc<dyn ObjectStore>,
     script: Arc<Mutex<VecDeque<Option<InjectedFault>>>>,
     calls: Arc<Mutex<Vec<String>>>,
+    chance: Arc<Mutex<FaultChance>>,
+}
+
+/// What happens to calls that the script leaves alone.
+#[derive(Debug, Default)]
+struct FaultChance {
+    /// Every call is refused.
+    down: bool,
+    /// One call in so many fails; none if zero.
+    one_in: u64,
+    /// The state of xorshift64.
+    random: u64,
+}
+
+impl FaultChance {
+    fn next(&mut self) -> Option<InjectedFault> {
+        if self.down {
+            return Some(InjectedFault::Refuse);
+        }
+        if self.one_in == 0 {
+            return None;
+        }
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let kinds = [InjectedFault::Refuse, InjectedFault::LoseAnswer, InjectedFault::Hang];
+        self.random.is_multiple_of(self.one_in).then(|| kinds[(self.random >> 32) as usize % kinds.len()])
+    }
 }
 
 impl FaultStore {
     pub(crate) fn wrap(inner: Arc<dyn ObjectStore>) -> FaultStore {
-        FaultStore { inner, script: Arc::default(), calls: Arc::default() }
+        FaultStore { inner, script: Arc::default(), calls: Arc::default(), chance: Arc::default() }
     }
 
     /// What the next calls meet.
     pub(crate) fn set_script(&self, faults: impl IntoIterator<Item = Option<InjectedFault>>) {
         *self.script.lock().unwrap() = faults.into_iter().collect();
+    }
+
+    /// Refuses every call from now on, or none.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.chance.lock().unwrap().down = down;
+    }
+
+    /// Lets one call in so many fail from now on, as the seed has it; none if zero.
+    pub(crate) fn fail_one_in(&self, one_in: u64, seed: u64) {
+        let mut chance = self.chance.lock().unwrap();
+        (chance.one_in, chance.random) = (one_in, seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    }
+
+    /// The store beneath.
+    pub(crate) fn without_faults(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.inner)
     }
 
     /// The calls since the last look: the operation and the object.
@@ -53,7 +97,8 @@ impl FaultStore {
 
     fn next_fault(&self, operation: &str, path: &str) -> Option<InjectedFault> {
         self.calls.lock().unwrap().push(format!("{operation} {path}"));
-        self.script.lock().unwrap().pop_front().flatten()
+        let scripted = self.script.lock().unwrap().pop_front();
+        scripted.unwrap_or_else(|| self.chance.lock().unwrap().next())
     }
 }
 

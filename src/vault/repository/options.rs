@@ -20,6 +20,9 @@ pub struct RepositoryOptions {
     pub clock: SharedClock,
     /// How long things may take.
     pub limits: RepositoryLimits,
+    /// A test's own store, in place of the one at the URL.
+    #[cfg(test)]
+    pub(crate) store: Option<std::sync::Arc<dyn object_store::ObjectStore>>,
 }
 
 impl RepositoryOptions {
@@ -31,6 +34,8 @@ impl RepositoryOptions {
             settings: BTreeMap::new(),
             clock: SystemClock::shared(),
             limits: RepositoryLimits::default(),
+            #[cfg(test)]
+            store: None,
         }
     }
 }
