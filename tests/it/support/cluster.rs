@@ -459,7 +459,9 @@ impl Cluster {
     /// Ends the current segment and gives its name; there is always something in it.
     pub(crate) fn switch_wal(&self) -> String {
         // Not by the position up to which the server has written: what is inserted may be in the next segment.
-        self.sql("select pg_walfile_name(pg_switch_wal()) from pg_create_restore_point('switch')")
+        // Each with a name of its own: a target may be drawn by it.
+        let point = "pg_create_restore_point('switch at ' || pg_current_wal_insert_lsn())";
+        self.sql(&format!("select pg_walfile_name(pg_switch_wal()) from {point}"))
     }
 
     /// One line of configuration changed in the running server.
