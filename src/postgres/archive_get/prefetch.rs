@@ -127,7 +127,8 @@ fn claim_dir(dir: &Path, cluster: &str) -> io::Result<()> {
     fs::write(&file, cluster)
 }
 
-/// Makes the directory. An existing one must be this user's, and nobody else's to write to: what is in it becomes WAL.
+/// Makes the directory. An existing one must belong to this user, and no other user may write to it: its files are
+/// replayed as WAL.
 fn create_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -273,7 +273,7 @@ fn nothing_archived_is_ever_lacking_and_every_repository_gets_everything() {
             world.settle().await;
         };
         let ended = runtime.block_on(async { real_timeout(LONGEST_RUN, Box::pin(run)).await });
-        assert!(ended.is_some(), "seed {seed}: a segment is waited for that nobody stores");
+        assert!(ended.is_some(), "seed {seed}: a segment is never stored, and its sender waits");
     }
     assert!(archived > seeds, "the processes are cut off before they archive anything: {archived}");
 }

@@ -113,7 +113,7 @@ fn find_server(pgdata: &Path, kernel: &KernelView) -> Result<ServerTrace, Destin
             let why = format!("{attached} processes are still attached to the shared memory of its server");
             return Ok(ServerTrace::Unclear(why));
         }
-        // The segment of a server that was killed here stays behind, with nobody attached.
+        // A server that was killed on this machine leaves its segment, and no process is attached to it.
         Some(SharedSegment { creator, .. }) if creator == i64::from(pid) => return Ok(ServerTrace::None),
         _ => {}
     }
@@ -193,7 +193,7 @@ mod tests {
         let dead = i32::MAX.unsigned_abs();
         let unclear = |trace| matches!(trace, ServerTrace::Unclear(_));
         assert_eq!(trace(None, ""), ServerTrace::None);
-        // Killed here: its segment is left, and nobody has it.
+        // Killed on this machine: its segment is left, and no process is attached.
         let left = format!("      4242          7   600                    56 {dead} {dead}      0   101\n");
         assert_eq!(trace(Some(&pid_file(dead, 3000)), &left), ServerTrace::None);
         // A child has it still.

@@ -556,7 +556,7 @@ async fn expire_backup(
         let sealed = seal::seal_object(&[&opened.plain], &spec, vault.protection())?.parts;
         repository.put_new(&expired, sealed).await.map_err(failed)?;
     }
-    // Its names first: no restore needs them, and with the manifest gone nothing leads to them.
+    // Its names first: no restore needs them, and without the manifest no cleanup would find them.
     repository.delete(&archive.layout().names(label)?).await.map_err(failed)?;
     repository.delete(&manifest).await.map_err(failed)
 }

@@ -237,8 +237,8 @@ impl Placement {
         Ok(())
     }
 
-    /// Opens a file for writing. One that nobody may write to gets its mode in the last step: its other pieces come
-    /// from other packs.
+    /// Opens a file for writing. A read-only file gets its mode in the last step, because other packs hold its other
+    /// pieces.
     fn create_file(&self, target: &TargetFile) -> Result<File, PlacementError> {
         let (path, mode) = (&target.path, target.mode | OWNER_FILE_MODE);
         // Several threads may come with pieces of one file; the first creates it.

@@ -65,8 +65,8 @@ fn move_to_private_socket(server: &mut ServerCommand) -> Result<ServerAddress, S
     if !pid_file.is_empty() {
         add_setting(server, "external_pid_file", &dir.join("postmaster.pid").display().to_string());
     }
-    // A log directory outside the data directory is the original's too; and what nobody reaches over the network needs
-    // no certificate, whose key this machine or user may not have.
+    // The original uses a log directory outside the data directory too. A server without network connections needs no
+    // certificate, and this machine or user may not have its key.
     for (name, value) in [
         ("unix_socket_directories", dir.display().to_string()),
         ("port", port.to_string()),

@@ -91,7 +91,7 @@ pub struct ReachedTarget {
     pub action: RecoveryTargetAction,
     /// The end of the last record it replayed, where the server says so.
     pub lsn: Option<Lsn>,
-    /// The timeline it goes on with.
+    /// The timeline on which it continues.
     pub timeline: TimelineId,
     /// The last transaction that was replayed.
     pub last_commit: Option<CommitPoint>,
