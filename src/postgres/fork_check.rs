@@ -51,6 +51,9 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A segment before a timeline's end is looked for among so many.
 const LOOK_BACK_SEGMENTS: u64 = 64;
 
+/// The beginning of a timeline's first segment proves nothing if it is shorter: it may be a page's header alone.
+const MIN_COMPARED_BYTES: usize = 8192;
+
 /// Why a server could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError {
@@ -258,7 +261,7 @@ impl ComparedWal<'_> {
 
     /// The first segment of the server's timeline begins with the end of the one before, up to where it was promoted:
     /// what the archive has of that. `None` if the server is on the timeline of the last kept segment, or if it was
-    /// promoted at the border of a segment.
+    /// promoted near the border of a segment.
     async fn beginning_of_own_timeline(&self, kept: TimelineId) -> Result<Option<KeptSegment>, ComparisonError> {
         let current = self.known.identity.timeline;
         let spans = self.known.path.spans();
@@ -271,7 +274,7 @@ impl ComparedWal<'_> {
         let Some(archived) = self.archived(before.timeline, number).await? else { return Ok(None) };
         let len = usize::try_from(own.begin.bytes_since(start)).unwrap_or(usize::MAX).min(archived.bytes.len());
         let bytes = archived.bytes.slice(..len);
-        Ok((!bytes.is_empty()).then_some(KeptSegment { timeline: current, start, bytes }))
+        Ok((bytes.len() >= MIN_COMPARED_BYTES).then_some(KeptSegment { timeline: current, start, bytes }))
     }
 
     /// How far the server's WAL of this timeline reaches. If that is not as far as what is kept, the server is asked

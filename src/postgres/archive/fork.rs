@@ -2,8 +2,8 @@
 //!
 //! A fork is a server that was set back to an older state, a clone that uses the same archive, or a server that lost
 //! WAL. Its WAL is never merged with the archive, whose objects never change. So a decision changes nothing in the
-//! archive either: it only ends the alarm. The receiver finds forks in `receive::fork_check`, and `archive-push` when a
-//! segment is refused.
+//! archive either: it only ends the alarm. Receivers and backups find forks in `postgres::fork_check`, and
+//! `archive-push` when a segment is refused.
 
 use std::sync::Arc;
 
